@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# Put atc and benchmark.$(uname -m) on PATH: those of CANN where it is installed, else the CPU stand-ins of host/.
+#
+# Usage:    source env.sh        (exports only; safe under `set -u`; may be sourced twice)
+# Example:  source env.sh
+#           env.sh: no CANN found: atc and benchmark are the CPU stand-ins in ./host
+#
+# Exports:  PATH (with .venv/bin first, where there is one), ATC_ENGINE (cann or host), CANN's own variables.
+# Reads:    ASCEND_INSTALL_PATH, where CANN lies if neither in /usr/local/Ascend nor in ~/Ascend.
+
+_suite=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd -P)
+
+_prepend() {  # VARIABLE FOLDER: to the front of a list such as PATH, once, and without leaving an empty entry
+  local value=${!1:-}
+  case ":$value:" in
+    *":$2:"*) ;;
+    *) export "$1=$2${value:+:$value}" ;;
+  esac
+}
+
+_source_loosely() {  # FILE: CANN's set_env.sh reads variables that may not be set
+  local strict=${-//[^u]/}
+  set +u
+  # shellcheck disable=SC1090
+  source "$1"
+  [[ -z $strict ]] || set -u
+}
+
+_cann_of_5_0_1() {  # FOLDER: what the guide of CANN 5.0.1 exports by hand; later releases bring set_env.sh
+  _prepend PATH "$1/atc/ccec_compiler/bin"
+  _prepend PATH "$1/atc/bin"
+  _prepend PYTHONPATH "$1/atc/python/site-packages"
+  _prepend LD_LIBRARY_PATH "$1/acllib/lib64"
+  _prepend LD_LIBRARY_PATH "$1/atc/lib64"
+  export ASCEND_OPP_PATH=$1/opp ASCEND_AICPU_PATH=$1
+}
+
+_choose() {
+  local atc toolkit
+  atc=$(command -v atc || true)
+  if [[ -n $atc && ! -f ${atc%/*}/om.py ]]; then  # om.py lies beside the stand-in, in any checkout
+    ATC_ENGINE=cann _chosen="CANN is on PATH already ($atc)"
+    return
+  fi
+  for toolkit in "${ASCEND_INSTALL_PATH:-/usr/local/Ascend}"/ascend-toolkit "${HOME:-/root}"/Ascend/ascend-toolkit; do
+    if [[ -f $toolkit/set_env.sh ]]; then
+      _source_loosely "$toolkit/set_env.sh"
+      ATC_ENGINE=cann _chosen="CANN from $toolkit/set_env.sh"
+      return
+    elif [[ -x $toolkit/latest/atc/bin/atc ]]; then
+      _cann_of_5_0_1 "$toolkit/latest"
+      ATC_ENGINE=cann _chosen="CANN from $toolkit/latest (5.0.1 layout)"
+      return
+    fi
+  done
+  _prepend PATH "$_suite/host"
+  ATC_ENGINE=host _chosen="no CANN found: atc and benchmark are the CPU stand-ins in $_suite/host"
+}
+
+[[ ! -d $_suite/.venv/bin ]] || _prepend PATH "$_suite/.venv/bin"
+_choose
+# The benchmark binary is handed out alone, to be laid beside the scripts.
+[[ ! -x $_suite/benchmark.$(uname -m) ]] || _prepend PATH "$_suite"
+export ATC_ENGINE
+echo "env.sh: $_chosen" >&2
+unset -f _prepend _source_loosely _cann_of_5_0_1 _choose
+unset _suite _chosen

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""List tensors or photos in the info file that the benchmark binary reads.
+
+Usage:    python3 gen_dataset_info.py bin DIR OUT.info WIDTH HEIGHT
+          python3 gen_dataset_info.py jpg DIR OUT.info
+Example:  python3 gen_dataset_info.py bin ./prep_dataset ./xception.info 299 299
+          50000 lines in ./xception.info
+
+bin lists DIR/*.bin, float32 tensors of 3 x HEIGHT x WIDTH; jpg lists the JPEGs of DIR
+(for -useDvpp=true) with their own sizes.
+
+OUT.info: text, one line for each file in order of name, four fields with one blank
+between, width before height, "\\n" after each line:
+    0 ./prep_dataset/ILSVRC2012_val_00000001.bin 299 299
+    1 ./prep_dataset/ILSVRC2012_val_00000002.bin 299 299
+The path is DIR as given joined with the name, so it holds from the folder in which the
+benchmark will run.
+"""
+import argparse
+import json
+import os
+from pathlib import Path
+
+from common import Failure, run, write
+
+BYTES_PER_PIXEL = 3 * 4  # three channels of float32
+JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
+MANIFEST = "manifest.json"  # img_preprocess.py's
+
+
+def find(folder: str, suffixes: set) -> list:
+    """Sorted names in `folder` with one of these suffixes; raises Failure if none, or if one cannot be listed.
+
+    The benchmark reads the info file split on white space, and the scoring knows an image by
+    its name up to the first dot: so neither white space nor two names with one stem will do.
+    """
+    names = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in suffixes)
+    if not names:
+        raise Failure(f"{folder}: no {' or '.join(sorted(suffixes))} file in it")
+    if folder.split() != [folder]:
+        raise Failure(f"{folder!r}: white space in the path, at which the benchmark would cut it: rename the folder")
+    stems = {}
+    for name in names:
+        if name.split() != [name]:
+            raise Failure(f"{os.path.join(folder, name)!r}: white space in the name, at which the benchmark would "
+                          "cut it: rename the file")
+        stem = name.split(".")[0]
+        if stem in stems:
+            raise Failure(f"{folder}: {stems[stem]} and {name} are one name up to the first dot: rename one")
+        stems[stem] = name
+    return names
+
+
+def check_manifest(folder: str, count: int):
+    """Raise Failure if img_preprocess.py left word that the folder is not what it should be."""
+    try:
+        manifest = json.loads(Path(folder, MANIFEST).read_text())
+        complete, expected = manifest["complete"], manifest.get("count")
+    except FileNotFoundError:
+        return  # bins of another tool: their size is all that can be checked
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{folder}/{MANIFEST}: not a manifest of img_preprocess.py: run it again") from error
+    if not complete:
+        raise Failure(f"{folder}: img_preprocess.py did not finish here: run it again")
+    if count != expected:
+        raise Failure(f"{folder}: {count} .bin files, img_preprocess.py made {expected}: run it again")
+
+
+def list_bins(folder: str, width: int, height: int) -> list:
+    """(path, width, height) of each .bin in `folder`, each of the size that the network reads."""
+    names = find(folder, {".bin"})
+    expected = width * height * BYTES_PER_PIXEL
+    for name in names:
+        size = os.stat(os.path.join(folder, name)).st_size
+        if size != expected:
+            raise Failure(f"{os.path.join(folder, name)}: {size} bytes, expected {expected} "
+                          f"(3 x {height} x {width} float32): run img_preprocess.py again")
+    check_manifest(folder, len(names))
+    return [(os.path.join(folder, name), width, height) for name in names]
+
+
+def list_jpegs(folder: str) -> list:
+    """(path, width, height) of each JPEG in `folder`, from its header."""
+    from PIL import Image
+
+    rows = []
+    for name in find(folder, JPEG_SUFFIXES):
+        path = os.path.join(folder, name)
+        try:
+            with Image.open(path, formats=["JPEG"]) as image:
+                rows.append((path, image.width, image.height))
+        except Exception as error:  # any: Pillow raises nearly every type on a damaged file
+            raise Failure(f"{path}: not a readable JPEG ({error or type(error).__name__})") from error
+    return rows
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="bin|jpg", required=True)
+    bins = kinds.add_parser("bin", help="DIR OUT.info WIDTH HEIGHT: list float32 tensors")
+    jpegs = kinds.add_parser("jpg", help="DIR OUT.info: list photos")
+    for kind in (bins, jpegs):
+        kind.add_argument("folder", metavar="DIR", help="as the benchmark will see it from where it runs")
+        kind.add_argument("info", metavar="OUT.info", type=Path)
+    bins.add_argument("width", metavar="WIDTH", type=positive, help="pixels")
+    bins.add_argument("height", metavar="HEIGHT", type=positive, help="pixels")
+    args = parser.parse_args()
+
+    rows = list_bins(args.folder, args.width, args.height) if args.kind == "bin" else list_jpegs(args.folder)
+    write(args.info, "".join(f"{i} {path} {width} {height}\n" for i, (path, width, height) in enumerate(rows)))
+    print(f"{len(rows)} lines in {args.info}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Score the benchmark's dumps against the labels: top-1 to top-5, and the accuracy gate.
+
+Usage:    python3 imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json
+                  [--reference TOP1,TOP5 --max-drop 1.0] [--same-as OTHER.json] [--allow-missing]
+Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt ./ result.json \\
+              --reference 78.892,94.292
+          top-1   78.35 % (39175 / 50000)   reference 78.892 %   95 % interval 77.99 to 78.71 %
+          ...
+          PASSED: top-1 is 0.542 points below the reference, top-5 0.018 above; less than 1.0 is allowed
+
+DUMP_DIR: IMAGE_1.txt (benchmark) or IMAGE_0.txt (ais_bench), one line of blank-separated
+values; or IMAGE_1.bin, little-endian float32; one value a class, one file an image.
+val_label.txt: a line for each image, "NAME.JPEG CLASS". An image is known by its name up to the
+first dot. With 1001 classes, class 0 is the background and labels count from 1.
+
+The rank of the true class is 1 plus the number of classes with a higher value, or with the
+same value and a lower id. OUT_DIR/result.json: one line of JSON, no newline at its end,
+with the title, "Number of images", "Number of classes" and "Top1 accuracy" to "Top5
+accuracy", all values strings, percent rounded to two places.
+
+Exit 0: scored, and the gate (if asked for) is met; 1: it is not; 3: the dumps or labels are
+not fit to be scored, named on stderr.
+"""
+import argparse
+import json
+import math
+import os
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common import Failure, listing, run, say, write
+
+TOP = 5
+Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
+AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
+BACKGROUND_CLASSES = 1001  # ImageNet with class 0 for "none of them", as TensorFlow's models have it
+
+
+def read_labels(path: Path) -> dict:
+    """{image name up to the first dot: class id} of val_label.txt; raises Failure naming a bad line."""
+    labels = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdecimal()) or len(fields[1]) > 9:
+            raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"")
+        image = fields[0].split(".")[0]
+        if image in labels:
+            raise Failure(f"{path}:{number}: {image} comes twice")
+        labels[image] = int(fields[1])
+    if not labels:
+        raise Failure(f"{path}: no label in it")
+    return labels
+
+
+def find_dumps(folder: Path) -> dict:
+    """{image: dump path} in order of image; raises Failure on two dumps for one image."""
+    dumps, others = {}, []
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix not in (".txt", ".bin"):
+            others.append(name)  # ais_bench of 2022 leaves sumary.json here
+            continue
+        image, _, output = stem.split(".")[0].rpartition("_")
+        if output not in ("0", "1") or not image:
+            raise Failure(f"{folder / name}: not IMAGE_1 or IMAGE_0: a second output, or not a dump: remove it")
+        if image in dumps:
+            raise Failure(f"{dumps[image]} and {folder / name}: two dumps for one image: remove the stale one")
+        dumps[image] = folder / name
+    if others:
+        say(f"{folder}: {len(others)} other files ignored ({listing(others)})")
+    if not dumps:
+        raise Failure(f"{folder}: no .txt or .bin dump in it: did the benchmark run?")
+    return dumps
+
+
+def match(dumps: dict, labels: dict, allow_missing: bool):
+    """Raise Failure unless each dump has its label and, without `allow_missing`, each label its dump."""
+    unlabelled = [dumps[image] for image in dumps if image not in labels]
+    if unlabelled:
+        raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}: stale dumps, or another label file")
+    missing = sorted(labels.keys() - dumps.keys())
+    if missing and not allow_missing:
+        raise Failure(f"{len(missing)} of {len(labels)} labels have no dump: {listing(missing)}: run the benchmark "
+                      "again, or score the rest with --allow-missing")
+    if missing:
+        say(f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted ({listing(missing)})")
+
+
+def read_dump(path: Path) -> np.ndarray:
+    """One dump as a float vector, a value a class. Raises Failure, naming the file, unless all are finite numbers."""
+    if path.suffix == ".bin":
+        data = path.read_bytes()
+        if len(data) % 4:
+            raise Failure(f"{path}: {len(data)} bytes are no float32 values")
+        values = np.frombuffer(data, dtype="<f4")
+    else:
+        line = path.read_bytes().split(b"\n", 1)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
+            try:
+                values = np.fromstring(line, dtype=np.float64, sep=" ")
+            except (DeprecationWarning, ValueError) as error:
+                raise Failure(f"{path}: not one line of numbers") from error
+    if not np.isfinite(values).all():
+        raise Failure(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
+    return values
+
+
+def rank(values: np.ndarray, label: int) -> int:
+    """1-based place of class `label` in `values` (classes,), highest first; ties go to the lower class id."""
+    own = values[label]
+    return 1 + int((values > own).sum()) + int((values[:label] == own).sum())
+
+
+def score(dumps: dict, labels: dict) -> tuple:
+    """Rank every image's true class. Returns (counts, classes): counts[k] images have it among the first k + 1."""
+    classes = None
+    ranks = np.zeros(TOP + 1, dtype=np.int64)
+    for image, path in tqdm(dumps.items(), unit="dump", disable=None):  # None: a bar only on a terminal
+        values = read_dump(path)
+        if classes is None:
+            classes, first = len(values), path
+            if classes < 2:
+                raise Failure(f"{path}: {classes} values, which is no classification")
+        if len(values) != classes:
+            raise Failure(f"{path}: {len(values)} values, but {first} has {classes}: cut short, or of another model")
+        label = labels[image] + (classes == BACKGROUND_CLASSES)
+        if label >= classes:
+            raise Failure(f"{path}: {classes} values, but the label is class {labels[image]}: "
+                          "another model's dumps, or an om with fp16 output (half the bytes)")
+        ranks[min(rank(values, label), TOP + 1) - 1] += 1
+    return np.cumsum(ranks[:min(TOP, classes)]).tolist(), classes
+
+
+def wilson(count: int, total: int) -> tuple:
+    """95 % interval of a share, in percent: E. B. Wilson, JASA 22 (1927), p. 209."""
+    share, z2 = count / total, Z95 * Z95
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
+def result_text(counts: list, total: int, classes: int) -> str:
+    """The content of result.json, byte for byte as the original script writes it."""
+    rows = [{"key": "Number of images", "value": str(total)}, {"key": "Number of classes", "value": str(classes)}]
+    for k, count in enumerate(counts, 1):
+        rows.append({"key": f"Top{k} accuracy", "value": f"{round(100 * (count / total), 2)}%"})
+    return json.dumps({"title": "Overall statistical evaluation", "value": rows})
+
+
+def print_table(counts: list, total: int, reference: dict):
+    """A line for each of top-1..5: percent, counts, interval, and the reference where there is one."""
+    for k, count in enumerate(counts, 1):
+        low, high = wilson(count, total)
+        beside = f"   reference {float(reference[k]):.3f} %" if k in reference else " " * 23 if reference else ""
+        print(f"top-{k}  {100 * count / total:6.2f} % ({count} / {total}){beside}"
+              f"   95 % interval {low:.2f} to {high:.2f} %")
+
+
+def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> bool:
+    """Print the verdict; True if each accuracy drops from its reference by less than `max_drop` points, or not at all."""
+    phrases, met, undecided = [], True, []
+    for k, expected in reference.items():
+        drop = expected - Fraction(100 * counts[k - 1], total)  # exact: 77.892 is not a binary fraction
+        met = met and (drop < max_drop or drop <= 0)
+        phrases.append(f"top-{k} is {abs(float(drop)):.3f} points {'below' if drop > 0 else 'above'} the reference"
+                       if drop else f"top-{k} equals the reference")
+        low, high = wilson(counts[k - 1], total)
+        if low < expected - max_drop < high:
+            undecided.append(f"top-{k}")
+    print(f"{'PASSED' if met else 'FAILED'}: {', '.join(phrases)}; less than {float(max_drop)} is allowed")
+    if undecided:
+        print(f"{total} images are too few to be sure of it: the limit lies inside the 95 % interval of "
+              f"{' and '.join(undecided)}")
+    return met
+
+
+def agrees(text: str, other: Path) -> bool:
+    """Whether the accuracies of result.json content `text` and of file `other` are within AGREEMENT; says so."""
+    try:
+        ours, theirs = ({row["key"]: row["value"] for row in json.loads(content)["value"]}
+                        for content in (text, other.read_text()))
+        worst = max(abs(float(ours[key].rstrip("%")) - float(theirs[key].rstrip("%"))) for key in ours)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{other}: not a result.json of the same kind") from error
+    equal = worst <= AGREEMENT
+    print(f"{'agrees' if equal else 'DISAGREES'} with {other}: largest difference {worst:.2f} points "
+          f"(limit {AGREEMENT})")
+    return equal
+
+
+def percentages(text: str) -> dict:
+    """'78.892,94.292' -> {1: 78.892, 5: 94.292}, as exact fractions."""
+    top1, top5 = (Fraction(part) for part in text.split(","))
+    if not 0 <= top1 <= top5 <= 100:
+        raise ValueError
+    return {1: top1, 5: top5}
+
+
+def points(text: str) -> Fraction:
+    value = Fraction(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dumps", metavar="DUMP_DIR", type=Path)
+    parser.add_argument("labels", metavar="val_label.txt", type=Path)
+    parser.add_argument("out", metavar="OUT_DIR", type=Path, help="made if missing")
+    parser.add_argument("name", metavar="result.json", help="file name in OUT_DIR")
+    parser.add_argument("--reference", type=percentages, default={}, metavar="TOP1,TOP5",
+                        help="accuracies to hold, percent, e.g. 78.892,94.292")
+    parser.add_argument("--max-drop", type=points, default=Fraction(1), metavar="POINTS",
+                        help="the drop from --reference must be less (default: 1.0)")
+    parser.add_argument("--same-as", type=Path, metavar="OTHER.json",
+                        help=f"fail unless this earlier result (of another batch size) is within {AGREEMENT} points")
+    parser.add_argument("--allow-missing", action="store_true", help="score a partial run: labels may lack their dump")
+    args = parser.parse_args()
+
+    labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
+    match(dumps, labels, args.allow_missing)
+    counts, classes = score(dumps, labels)
+    if classes < TOP and args.reference:
+        raise Failure(f"{args.dumps}: {classes} classes have no top-5 to hold against --reference")
+    text = result_text(counts, len(dumps), classes)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write(args.out / args.name, text)
+    print_table(counts, len(dumps), args.reference)
+    met = gate(counts, len(dumps), args.reference, args.max_drop) if args.reference else True
+    same = agrees(text, args.same_as) if args.same_as else True
+    return 0 if met and same else 1
+
+
+if __name__ == "__main__":
+    run(main)

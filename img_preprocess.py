@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""Turn a folder of images into raw tensors for the benchmark binary.
+
+Usage:    python3 img_preprocess.py SRC DST [--resize 333] [--crop 299]
+                  [--interpolation bilinear|bicubic] [--jobs N] [--verify N]
+Example:  python3 img_preprocess.py /data/imagenet/val ./prep_dataset
+          50000 tensors in ./prep_dataset (50000 made, 0 kept)
+
+--resize: 333 is the recipe of the weights' author (78.892 / 94.292 in PyTorch). The
+ModelZoo port used 342 (78.35 / 94.31 on Ascend 310, 78.8 / 94.33 on 310P3).
+
+SRC is flat or has class folders. SRC/NAME.JPEG becomes DST/NAME.bin, NAME up to its first
+dot: 3 x 299 x 299 little-endian float32 (planes R, G, B; rows from the top; values
+(x / 255 - 0.5) / 0.5), no header, 1,072,812 bytes. The bits are those that torchvision's
+Resize, CenterCrop, ToTensor and Normalize give on a PIL image converted to RGB; like
+torchvision, EXIF rotation is not applied. --verify N proves it on N images drawn at random.
+
+A .bin is complete or absent and carries its image's modification time; so a run that was
+interrupted goes on where it stopped, and a changed image is done again. DST/manifest.json
+tells the recipe; bins of another recipe are removed first. Bad images are listed with
+reasons after all good ones are done: exit 3.
+"""
+import argparse
+import functools
+import hashlib
+import json
+import os
+import random
+import signal
+import stat
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from common import Failure, listing, replacing, run, say, write
+
+SHORT_SIDE = 333  # pixels before the crop (tstandley/Xception-PyTorch, xception.py); the ModelZoo port used 342
+CROP_SIDE = 299  # pixels, the network's input (same file)
+MEAN = STD = 0.5  # per channel, on a scale of 0 to 1 (same file)
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
+PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
+MANIFEST = "manifest.json"
+
+# float32 value of each byte: the same three float32 operations, in the same order, as ToTensor and Normalize
+TABLE = (np.arange(256, dtype="<f4") / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+
+
+def resized_size(width: int, height: int, short_side: int) -> tuple:
+    """(width, height) in pixels after torchvision's Resize(short_side): the long side is rounded down."""
+    short, long = sorted((width, height))
+    new_long = int(short_side * long / short)
+    return (short_side, new_long) if width <= height else (new_long, short_side)
+
+
+def load_crop(path: Path, recipe: dict) -> np.ndarray:
+    """Decode, resize and crop one image: uint8 (crop, crop, 3), RGB, as torchvision's Resize and CenterCrop.
+
+    Raises whatever Pillow raises on a file that it cannot read, ValueError on one beyond PIXEL_LIMIT.
+    """
+    resample = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[recipe["interpolation"]]
+    with Image.open(path) as image:
+        size = resized_size(image.width, image.height, recipe["resize"])
+        if max(image.width * image.height, size[0] * size[1]) > PIXEL_LIMIT:
+            raise ValueError(f"{image.width}x{image.height} is over the limit of {PIXEL_LIMIT} pixels, read or resized")
+        resized = image.convert("RGB").resize(size, resample)
+    left, top = (int(round((side - recipe["crop"]) / 2.0)) for side in size)
+    return np.asarray(resized.crop((left, top, left + recipe["crop"], top + recipe["crop"])))
+
+
+@functools.lru_cache(maxsize=None)
+def fast_lookup():
+    """cv2.LUT, or None where OpenCV cannot be imported (servers often lack its libGL)."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    cv2.setNumThreads(1)  # the workers use the cores
+    return cv2.LUT
+
+
+def normalise(crop: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> float32 (3, H, W), (x / 255 - 0.5) / 0.5, as torchvision's ToTensor and Normalize."""
+    planes = np.ascontiguousarray(crop.transpose(2, 0, 1))
+    lookup = fast_lookup()
+    if lookup is None:
+        return TABLE.take(planes)
+    return lookup(planes.reshape(-1, crop.shape[1]), TABLE).reshape(planes.shape)
+
+
+def start_worker():
+    """In a worker: interrupts are the parent's to handle; Pillow's remarks on odd files are not for the user."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter("ignore")
+
+
+def make_bin(task: tuple, recipe: dict):
+    """Write one image's .bin; return None, or the reason why the image is bad. Disk errors are raised."""
+    source, target, mtime_ns = task
+    try:
+        tensor = normalise(load_crop(source, recipe))
+    except Exception as error:  # any: Pillow's decoders raise nearly every type on a damaged file
+        return f"{source}: {error or type(error).__name__}"
+    with replacing(target) as part:
+        part.write_bytes(tensor.tobytes())
+        os.utime(part, ns=(mtime_ns, mtime_ns))
+    return None
+
+
+def find_images(src: Path) -> dict:
+    """{output name: (path, stat)} of the images below `src`, in order of output name.
+
+    Raises Failure if there is none, if two would share an output name, or if a name
+    holds white space, at which the benchmark binary would cut it.
+    """
+    images, others = {}, []
+    for folder, folders, names in os.walk(src):
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in names + linked:
+            path = Path(folder, name)
+            if path.suffix.lower() not in SUFFIXES:
+                others.append(path)
+                continue
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise Failure(f"{path}: not a regular file: remove it from the folder")
+            stem = name.split(".")[0]
+            if not stem or stem.split() != [stem]:
+                raise Failure(f"{path}: a name with white space, or none before the first dot: rename it")
+            if stem in images:
+                pair = sorted((str(images[stem][0]), str(path)))
+                raise Failure(f"{pair[0]} and {pair[1]} would both become {stem}.bin: rename one")
+            images[stem] = (path, status)
+    if others:
+        say(f"{src}: {len(others)} other files ignored ({listing(sorted(others))})")
+    if not images:
+        raise Failure(f"{src}: no image in it ({' '.join(sorted(SUFFIXES))})")
+    return dict(sorted(images.items()))
+
+
+def read_manifest(dst: Path) -> dict:
+    """What an earlier run left in DST/manifest.json; empty if there is none."""
+    try:
+        manifest = json.loads((dst / MANIFEST).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Failure(f"{dst / MANIFEST}: not a manifest of img_preprocess.py ({error}): use another folder") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
+    """Make DST fit for `wanted` (recipe and source); return the names whose .bin is there and right.
+
+    Removes bins of another recipe or source, and of images that are gone, and says so.
+    Raises Failure if DST holds bins that this script did not make.
+    """
+    dst.mkdir(parents=True, exist_ok=True)
+    found = {path.stem: path for path in dst.glob("*.bin")}
+    manifest = read_manifest(dst)
+    if found and not manifest:
+        raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST}: not made here; use an empty folder")
+    same = all(manifest.get(key) == value for key, value in wanted.items())
+    size = wanted["bytes"]
+    kept = set()
+    for name, path in found.items():
+        status = path.stat()
+        current = name in images and images[name][1].st_mtime_ns == status.st_mtime_ns and status.st_size == size
+        if same and current:
+            kept.add(name)
+        else:
+            path.unlink()
+    if len(kept) < len(found):
+        reason = "of changed or removed images" if same else "of another recipe or source"
+        say(f"{dst}: {len(found) - len(kept)} bins {reason} removed")
+    write(dst / MANIFEST, json.dumps(dict(wanted, complete=False), indent=1) + "\n")
+    return kept
+
+
+def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) -> list:
+    """Write DST/NAME.bin for each of `names`; return the reasons of those that are bad, in name order."""
+    tasks = [(images[name][0], dst / f"{name}.bin", images[name][1].st_mtime_ns) for name in names]
+    bad = []
+    jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
+    with ProcessPoolExecutor(jobs, initializer=start_worker) as executor:
+        results = executor.map(functools.partial(make_bin, recipe=recipe), tasks, chunksize=CHUNK)
+        try:
+            for reason in tqdm(results, total=len(tasks), unit="img", disable=None):  # None: only on a terminal
+                if reason is not None:
+                    bad.append(reason)
+        except BrokenProcessPool as error:
+            raise Failure("a worker process died (out of memory?): run again, with fewer --jobs", 4) from error
+        finally:
+            results.close()  # cancels what has not begun, so that an interrupt ends the run at once
+    return bad
+
+
+def verify(images: dict, dst: Path, recipe: dict, count: int):
+    """Compare `count` bins, drawn at random, with what torchvision makes of their images, bit for bit."""
+    from torchvision import transforms
+    from torchvision.transforms import InterpolationMode
+
+    reference = transforms.Compose([
+        transforms.Resize(recipe["resize"], interpolation=InterpolationMode(recipe["interpolation"])),
+        transforms.CenterCrop(recipe["crop"]),
+        transforms.ToTensor(),
+        transforms.Normalize([MEAN] * 3, [STD] * 3),
+    ])
+    drawn = random.sample(sorted(images), min(count, len(images)))
+    for name in drawn:
+        with Image.open(images[name][0]) as image:
+            expected = reference(image.convert("RGB")).numpy()
+        actual = np.fromfile(dst / f"{name}.bin", dtype="<f4").reshape(expected.shape)
+        different = int((actual.view("u4") != expected.view("u4")).sum())
+        if different:
+            raise Failure(f"{dst / name}.bin: {different} of {actual.size} values differ from torchvision's", 1)
+    print(f"{len(drawn)} of {len(images)} tensors compared with torchvision: every bit equal")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("src", metavar="SRC", type=Path, help="folder of images, flat or with class folders")
+    parser.add_argument("dst", metavar="DST", type=Path, help="folder for the .bin files, made if missing")
+    parser.add_argument("--resize", type=positive, default=SHORT_SIDE,
+                        help="short side before the crop, pixels (default: %(default)s; the ModelZoo port used 342)")
+    parser.add_argument("--crop", type=positive, default=CROP_SIDE, help="pixels (default: %(default)s)")
+    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
+                        help="default: %(default)s, as torchvision's Resize")
+    parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
+                        help="worker processes (default: the cores this process may use, here %(default)s)")
+    parser.add_argument("--verify", type=positive, metavar="N",
+                        help="afterwards compare N random tensors with torchvision's (needs torchvision)")
+    args = parser.parse_args()
+    if args.resize < args.crop:
+        parser.error(f"--resize {args.resize} is smaller than --crop {args.crop}: the crop would run over the edge")
+    return args
+
+
+def main() -> int:
+    args = parse_arguments()
+    if not args.src.is_dir():
+        raise Failure(f"{args.src}: no such folder")
+    images = find_images(args.src)
+    recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
+              "mean": MEAN, "std": STD, "dtype": "float32", "layout": "CHW"}
+    wanted = {"recipe": recipe, "bytes": 3 * args.crop * args.crop * 4, "source": str(args.src.resolve())}
+    kept = prepare_target(args.dst, images, wanted)
+    todo = [name for name in images if name not in kept]
+    if todo and fast_lookup() is None:
+        say("OpenCV cannot be imported (is libGL missing?): Pillow and numpy make the same bits, a little slower")
+    bad = preprocess(images, args.dst, todo, recipe, args.jobs) if todo else []
+    if bad:
+        for reason in bad:
+            say(reason)
+        raise Failure(f"{len(bad)} of {len(images)} images are bad, named above; the others are done. "
+                      "Mend or remove them and run again")
+    names = "".join(f"{name} {status.st_size}\n" for name, (_, status) in images.items())
+    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    write(args.dst / MANIFEST, json.dumps(dict(wanted, complete=True, count=len(images), listing_sha256=digest),
+                                          indent=1) + "\n")
+    print(f"{len(images)} tensors in {args.dst} ({len(todo)} made, {len(kept)} kept)")
+    if args.verify:
+        verify(images, args.dst, recipe, args.verify)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
