@@ -7,7 +7,8 @@ Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt .
               --reference 78.892,94.292
           top-1   78.35 % (39175 / 50000)   reference 78.892 %   95 % interval 77.99 to 78.71 %
           ...
-          PASSED: top-1 is 0.542 points below the reference, top-5 0.018 above; less than 1.0 is allowed
+          PASSED: top-1 is 0.542 points below the reference, top-5 is 0.018 points above the reference; a drop of
+          less than 1.0 is allowed
 
 DUMP_DIR: IMAGE_1.txt (benchmark) or IMAGE_0.txt (ais_bench), one line of blank-separated
 values; or IMAGE_1.bin, little-endian float32; one value a class, one file an image.
@@ -84,13 +85,15 @@ def match(dumps: dict, labels: dict, allow_missing: bool):
     """Raise Failure unless each dump has its label and, without `allow_missing`, each label its dump."""
     unlabelled = [dumps[image] for image in dumps if image not in labels]
     if unlabelled:
-        raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}: stale dumps, or another label file")
+        raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}: stale dumps, or another "
+                      "label file")
     missing = sorted(labels.keys() - dumps.keys())
     if missing and not allow_missing:
         raise Failure(f"{len(missing)} of {len(labels)} labels have no dump: {listing(missing)}: run the benchmark "
                       "again, or score the rest with --allow-missing")
     if missing:
-        say(f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted ({listing(missing)})")
+        say(f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
+            f"({listing(missing)})")
 
 
 def read_dump(path: Path) -> np.ndarray:
@@ -159,23 +162,25 @@ def print_table(counts: list, total: int, reference: dict):
     """A line for each of top-1..5: percent, counts, interval, and the reference where there is one."""
     for k, count in enumerate(counts, 1):
         low, high = wilson(count, total)
-        beside = f"   reference {float(reference[k]):.3f} %" if k in reference else " " * 23 if reference else ""
+        beside = f"   reference {float(reference[k]):7.3f} %" if k in reference else " " * 22 if reference else ""
         print(f"top-{k}  {100 * count / total:6.2f} % ({count} / {total}){beside}"
               f"   95 % interval {low:.2f} to {high:.2f} %")
 
 
 def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> bool:
-    """Print the verdict; True if each accuracy drops from its reference by less than `max_drop` points, or not at all."""
+    """Print the verdict; True if no accuracy drops from its reference by `max_drop` points or more."""
     phrases, met, undecided = [], True, []
     for k, expected in reference.items():
         drop = expected - Fraction(100 * counts[k - 1], total)  # exact: 77.892 is not a binary fraction
         met = met and (drop < max_drop or drop <= 0)
-        phrases.append(f"top-{k} is {abs(float(drop)):.3f} points {'below' if drop > 0 else 'above'} the reference"
-                       if drop else f"top-{k} equals the reference")
+        size = f"{abs(float(drop)):.3f}"
+        phrases.append(f"top-{k} equals the reference" if size == "0.000" else
+                       f"top-{k} is {size} points {'below' if drop > 0 else 'above'} the reference")
         low, high = wilson(counts[k - 1], total)
         if low < expected - max_drop < high:
             undecided.append(f"top-{k}")
-    print(f"{'PASSED' if met else 'FAILED'}: {', '.join(phrases)}; less than {float(max_drop)} is allowed")
+    print(f"{'PASSED' if met else 'FAILED'}: {', '.join(phrases)}; "
+          f"a drop of less than {float(max_drop)} is allowed")
     if undecided:
         print(f"{total} images are too few to be sure of it: the limit lies inside the 95 % interval of "
               f"{' and '.join(undecided)}")

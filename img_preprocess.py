@@ -269,7 +269,7 @@ def main() -> int:
             say(reason)
         raise Failure(f"{len(bad)} of {len(images)} images are bad, named above; the others are done. "
                       "Mend or remove them and run again")
-    names = "".join(f"{name} {status.st_size}\n" for name, (_, status) in images.items())
+    names = "".join(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, (_, status) in images.items())
     digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
     write(args.dst / MANIFEST, json.dumps(dict(wanted, complete=True, count=len(images), listing_sha256=digest),
                                           indent=1) + "\n")

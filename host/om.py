@@ -1,5 +1,10 @@
 """The host om: a network compiled by OpenVINO for this machine's CPU, in one file.
 
+Usage:    python3 host/om.py FILE.om...
+Example:  python3 host/om.py xception_bs1.om
+          xception_bs1.om: whole host om, batch 1, f32, OpenVINO 2026.4.1, from ONNX 4f10f080c96e
+It says what each file is (an Ascend om too), and fails if one is missing, cut short or damaged.
+
 Layout, little-endian:
     0   8 bytes   magic "HOST-OM\\n"
     8   uint32    n, length of the header in bytes
@@ -18,12 +23,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # common.py
-from common import Failure, replacing  # noqa: E402
+from common import Failure, replacing, run  # noqa: E402
 
 MAGIC = b"HOST-OM\n"
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om that the real atc wrote
 HEADER_LIMIT = 1 << 20  # bytes; real headers have about one thousand
 PREFIX = struct.Struct("<8sI")
+ASCEND_HEADER = struct.Struct("<4sI68xI")  # magic, header size, then at 76 the length of the rest
+ASCEND_HEADER_SIZE = 256  # bytes
 
 
 def save(path: Path, header: dict, payload: bytes):
@@ -83,3 +90,41 @@ def open_engine(path: Path) -> tuple:
     except RuntimeError as error:
         raise Failure(f"{path}: OpenVINO cannot load it ({str(error).splitlines()[0]}): compile it again "
                       "with atc") from error
+
+
+def check_ascend(path: Path):
+    """Raise Failure unless an Ascend om's header is sound and the file as long as it says."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(ASCEND_HEADER.size)
+    if size <= ASCEND_HEADER_SIZE + 4:
+        raise Failure(f"{path}: cut short: {size} bytes are no om")
+    _, header_size, length = ASCEND_HEADER.unpack(start)
+    if header_size != ASCEND_HEADER_SIZE or length != size - ASCEND_HEADER_SIZE:
+        raise Failure(f"{path}: cut short or damaged: {size} bytes, its header says {header_size} + {length}")
+
+
+def describe(path: Path) -> str:
+    """One line about an om of either kind; raises Failure if it is not whole."""
+    with open(path, "rb") as file:
+        start = file.read(len(ASCEND_MAGIC))
+    if start == ASCEND_MAGIC:
+        check_ascend(path)
+        return f"{path}: whole om for an Ascend chip, {path.stat().st_size} bytes"
+    header, _ = load(path)
+    return (f"{path}: whole host om, batch {header['batch_size']}, {header['precision']}, "
+            f"OpenVINO {header['openvino'].split('-')[0]}, from ONNX {header['onnx_sha256'][:12]}")
+
+
+def main() -> int:
+    paths = sys.argv[1:]
+    if not paths or paths[0].startswith("-"):
+        print(__doc__)
+        return 0 if paths and paths[0] in ("-h", "--help") else 2
+    for path in paths:
+        print(describe(Path(path)))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,244 @@
+#!/usr/bin/env bash
+# From checkpoint to top-N accuracy and throughput: the steps of README.md, in its order.
+#
+# Usage:    bash run_all.sh [--weights F --datasets_path D] [--batch_sizes 1,16] [--workdir work]
+#                           [--resize 333] [--soc_version Ascend310]
+# Example:  bash run_all.sh
+#               everything, on shipped photos with demo weights that know nothing of ImageNet
+#           bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
+#               the real thing; D holds imagenet/val and imagenet/val_label.txt (or val and val_label.txt)
+#
+#   --weights F         checkpoint, or an .onnx that xception_pth2onnx.py made elsewhere
+#   --datasets_path D   the labelled images
+#   --batch_sizes LIST  one om and one run for each, comma-separated (default 1,16)
+#   --workdir DIR       for all that is written (default work); the same command again goes on there
+#   --resize N          short side before the crop, pixels: 333 as the weights' author, 342 as the ModelZoo port
+#   --soc_version CHIP  for atc (default Ascend310)
+#
+# With CANN (see env.sh) atc and benchmark are the real ones, else the CPU stand-ins in host/.
+# Exit: 0 the accuracy gate is met; 1 it is not, or batch sizes disagree; else the status of the step that failed.
+set -euo pipefail
+
+suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
+benchmark=benchmark.$(uname -m)
+weights='' datasets='' batch_sizes=1,16 workdir=work resize=333 soc_version=Ascend310
+verdict=0
+
+die() { # STATUS MESSAGE
+  printf 'run_all.sh: %s\n' "$2" >&2
+  exit "$1"
+}
+
+banner() { # TITLE COMMAND...: what runs, so that it can be copied
+  local word
+  printf '\n== %s\n$' "$1" >&2
+  for word in "${@:2}"; do
+    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word=$(printf '%q' "$word")
+    printf ' %s' "$word" >&2
+  done
+  printf '\n' >&2
+}
+
+step() { # TITLE COMMAND...: banner, then the command; its failure ends the run by name
+  local status=0
+  banner "$@"
+  "${@:2}" || status=$?
+  ((status == 0)) || die "$status" "step \"$1\" failed (exit status $status)"
+}
+
+parse_arguments() {
+  while (($#)); do
+    case $1 in
+      -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+    esac
+    (($# > 1)) || die 2 "$1: unknown, or without its value (see --help)"
+    case $1 in
+      --weights) weights=$2 ;;
+      --datasets_path) datasets=$2 ;;
+      --batch_sizes) batch_sizes=$2 ;;
+      --workdir) workdir=$2 ;;
+      --resize) resize=$2 ;;
+      --soc_version) soc_version=$2 ;;
+      *) die 2 "$1: unknown option (see --help)" ;;
+    esac
+    shift 2
+  done
+  [[ $batch_sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die 2 "--batch_sizes $batch_sizes: not a list such as 1,16"
+}
+
+find_inputs() { # sets weights, images and labels to absolute paths; without arguments, the last two to the demo's
+  local root
+  if [[ -z $weights && -z $datasets ]]; then
+    datasets=$suite/test/data
+  elif [[ -z $weights ]]; then
+    die 2 "--datasets_path needs --weights F (published: xception-c0a72b38.pth.tar, see README 1)"
+  elif [[ -z $datasets ]]; then
+    die 2 "--weights needs --datasets_path D (with imagenet/val and imagenet/val_label.txt, see README 4)"
+  elif [[ ! -f $weights ]]; then
+    die 3 "$weights: no such file; README 1 tells where the published weights come from"
+  else
+    weights=$(realpath "$weights")
+  fi
+  for root in "$datasets/imagenet" "$datasets"; do
+    if [[ -d $root/val && -s $root/val_label.txt ]]; then
+      images=$(realpath "$root/val") labels=$(realpath "$root/val_label.txt")
+      return
+    fi
+  done
+  die 3 "$datasets: neither imagenet/val with imagenet/val_label.txt in it, nor val with val_label.txt (see README 4)"
+}
+
+set_up_python() { # .venv with requirements.txt, unless there is no .venv and python3 has what this run needs
+  local venv=$suite/.venv modules=(numpy PIL tqdm)
+  [[ $ATC_ENGINE == cann ]] || modules+=(onnx openvino)
+  [[ $weights == *.onnx ]] || modules+=(onnx openvino torch)
+  [[ -n $weights ]] || modules+=(torchvision)
+  [[ -d $venv ]] || ! python3 -c 'import sys, importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))' \
+    "${modules[@]}" || return 0
+  if ! cmp -s "$suite/requirements.txt" "$venv/requirements.txt"; then
+    printf 'run_all.sh: installing requirements.txt into %s: some minutes, about 6 GB\n' "$venv" >&2
+    [[ -x $venv/bin/python3 ]] || python3 -m venv "$venv" || die 4 "python3 -m venv failed (Debian: python3-venv)"
+    "$venv/bin/python3" -m pip install --quiet -r "$suite/requirements.txt" >&2 ||
+      die 4 "pip could not install requirements.txt into $venv (no network? README 2 tells what an NPU host needs)"
+    cp "$suite/requirements.txt" "$venv/requirements.txt" # last: says that all of it is there
+  fi
+  PATH=$venv/bin:$PATH
+}
+
+model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weights are
+  if [[ -z $weights ]]; then
+    weights=demo.pth.tar
+    step "1 Model: demo weights" python3 "$suite/test/make_demo.py" "$images" "$labels" demo.pth.tar
+  fi
+  onnx=xception.onnx
+  if [[ $weights == *.onnx ]]; then
+    onnx=$weights
+  else
+    step "3 Conversion: PyTorch to ONNX" python3 "$suite/xception_pth2onnx.py" "$weights" xception.onnx
+  fi
+  demo=$(grep -aoF -m1 'demo weights' "$onnx" || true)
+}
+
+is_made() { # RECORD COMMAND: whether RECORD says that COMMAND was done, and the files that it names are as they were
+  grep -qxF -e "# $2" "$1" 2>/dev/null && sha256sum --check --status "$1"
+}
+
+note_made() { # RECORD COMMAND FILE...: for is_made; a sha256sum file with the command as its comment
+  printf '# %s\n%s\n' "$2" "$(sha256sum "${@:3}")" >"$1.part"
+  mv "$1.part" "$1"
+}
+
+compile_om() { # BATCH: README 3
+  local name="3 Conversion: ONNX to om, batch $1" om=xception_bs$1.om command
+  command=(atc --framework=5 "--model=$onnx" "--output=xception_bs$1" --input_format=NCHW
+    "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version")
+  if is_made "$om.made" "$(command -v atc) ${command[*]}"; then
+    printf '\n== %s\n%s is there, of this ONNX and command: kept\n' "$name" "$om" >&2
+    return
+  fi
+  rm -f "$om" "$om.made"
+  step "$name" "${command[@]}"
+  # atc's word is not proof (README 3)
+  python3 "$suite/host/om.py" "$om" || die 4 "step \"$name\": atc left no whole $om"
+  note_made "$om.made" "$(command -v atc) ${command[*]}" "$onnx" "$om"
+}
+
+tensors() { # README 4
+  step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize"
+  step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
+}
+
+infer() { # BATCH: README 5; leaves the dumps in result/dumpOutput_bs<BATCH>
+  local name="5 Offline inference, batch $1" dumps=result/dumpOutput_device0 expected found
+  local perf=result/perf_vision_batchsize_$1_device_0.txt made=result/dumpOutput_bs$1.made command
+  command=("$benchmark" -model_type=vision -device_id=0 "-batch_size=$1" "-om_path=xception_bs$1.om"
+    -input_text_path=./xception.info -input_width=299 -input_height=299 -output_binary=False -useDvpp=False)
+  if is_made "$made" "$(command -v "$benchmark") ${command[*]}"; then
+    printf '\n== %s\nresult/dumpOutput_bs%s is there, of this om and data set: kept (to time anew, remove result/)\n' \
+      "$name" "$1" >&2
+    return
+  fi
+  rm -rf "$dumps" "$perf" "result/dumpOutput_bs$1" "$made" # the benchmark adds to what it finds
+  step "$name" "${command[@]}" | tee "benchmark_bs$1.log"
+  # benchmark's exit status is not proof (README 5)
+  expected=$(wc -l <xception.info) found=$(find "$dumps" -type f 2>/dev/null | wc -l)
+  ((found == expected)) || die 4 "step \"$name\": $found dumps for $expected tensors in $workdir/$dumps"
+  grep -q 'Interface throughputRate: [0-9]' "$perf" 2>/dev/null ||
+    die 4 "step \"$name\": no Interface throughputRate in $workdir/$perf"
+  mv "$dumps" "result/dumpOutput_bs$1"
+  note_made "$made" "$(command -v "$benchmark") ${command[*]}" "xception_bs$1.om" xception.info prep_dataset/manifest.json "$perf"
+}
+
+reference() { # README 6: sets reference; that of demo weights is what plain PyTorch gets on the same photos
+  reference=$published
+  [[ -n $demo ]] || return 0
+  [[ $weights != *.onnx ]] || die 2 "$weights holds demo weights: give their checkpoint, to measure a reference from"
+  step "6 Accuracy: reference, plain PyTorch on the same photos" \
+    python3 "$suite/test/pytorch_reference.py" "$weights" "$images" "$labels" "--resize=$resize" >reference.txt
+  reference=$(<reference.txt)
+}
+
+accuracy() { # BATCH [FIRST BATCH]: README 6; a gate that is not met is remembered, so that the tables still come
+  local command status=0
+  command=(python3 "$suite/imagenet_acc_eval.py" "result/dumpOutput_bs$1" "$labels" . "result_bs$1.json"
+    "--reference=$reference" --max-drop=1.0 ${2:+"--same-as=result_bs$2.json"})
+  banner "6 Accuracy, batch $1" "${command[@]}"
+  "${command[@]}" >"accuracy_bs$1.txt" || status=$?
+  ((status <= 1)) || die "$status" "step \"6 Accuracy, batch $1\" failed (exit status $status)"
+  ((status == 0)) || verdict=1
+  grep -v '^top-' "accuracy_bs$1.txt"
+}
+
+throughput_row() { # BATCH: a row of the second table; a 310 card has four chips, others one
+  local rates factor=0
+  [[ $ATC_ENGINE != cann || $soc_version != Ascend310 ]] || factor=4
+  rates=$(sed -nE 's/^\[e2e\] throughputRate: ([^,]*),.*/\1/p; s/.*Interface throughputRate: ([^,]*),.*/\1/p' \
+    "result/perf_vision_batchsize_$1_device_0.txt" | tr '\n' ' ')
+  awk -v batch="$1" -v factor="$factor" -v rates="$rates" 'BEGIN {
+    split(rates, rate, " ")
+    printf "%5d  %24s  %16s  %12s\n", batch, rate[2], factor ? rate[2] * factor : "-", rate[1] }'
+}
+
+tables() { # BATCH...: what the run found
+  local batch device="$soc_version, device 0"
+  [[ $ATC_ENGINE == cann ]] || device=$(sed -n 's/^\[INFO\] \(CPU stand-in.*\)/\1/p' "benchmark_bs$1.log")
+  printf '\n== Accuracy, batch %s\nDevice: %s\n' "$1" "$device"
+  [[ -z $demo ]] || printf 'Demo weights, fitted to these photos: they know nothing of ImageNet.\n'
+  cat "accuracy_bs$1.txt"
+  printf '\n== Throughput, images/s\nDevice: %s\n' "$device"
+  printf '%5s  %24s  %16s  %12s\n' batch 'Interface throughputRate' 'x4 = per card' e2e
+  for batch in "$@"; do
+    throughput_row "$batch"
+  done
+}
+
+main() {
+  local batch batches first=''
+  parse_arguments "$@"
+  find_inputs
+  # shellcheck source=env.sh
+  source "$suite/env.sh"
+  command -v "$benchmark" >/dev/null || die 4 "$benchmark: not found; lay CANN's binary beside run_all.sh, or put it on PATH"
+  set_up_python
+  mkdir -p "$workdir"
+  workdir=$(realpath "$workdir")
+  banner "work directory" cd "$workdir"
+  cd "$workdir"
+
+  IFS=, read -ra batches <<<"$batch_sizes"
+  model
+  for batch in "${batches[@]}"; do compile_om "$batch"; done
+  tensors
+  for batch in "${batches[@]}"; do infer "$batch"; done
+  reference
+  for batch in "${batches[@]}"; do
+    accuracy "$batch" "$first"
+    first=${batches[0]}
+  done
+  tables "${batches[@]}"
+  return "$verdict"
+}
+
+main "$@"

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Measure plain PyTorch's accuracy on a labelled folder: what a converted model is held against.
+
+Usage:    python3 test/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
+Example:  python3 test/pytorch_reference.py demo.pth.tar test/data/imagenet/val test/data/imagenet/val_label.txt
+          93.75,100.0
+
+Prints top-1 and top-5 in percent, ready for imagenet_acc_eval.py --reference. It goes
+its own way from image to class (torchvision's transforms, PyTorch, torch.topk) and shares only the
+reading of the checkpoint with the suite, so that a fault in the suite shows as a difference.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+from common import Failure, run, say  # noqa: E402
+
+BATCH = 4  # images at a time: fastest on few cores
+LEAST_TOP5 = 10.0  # percent; chance gives 0.5 on 1000 classes
+
+
+def predict(network, paths: list, short_side: int):
+    """The five likeliest classes of each image, int64 (images, 5)."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    transform = transforms.Compose([
+        transforms.Resize(short_side), transforms.CenterCrop(299), transforms.ToTensor(),
+        transforms.Normalize([0.5] * 3, [0.5] * 3),
+    ])
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(paths), BATCH):
+            images = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[start:start + BATCH]])
+            found.append(network(images).topk(5).indices)
+    return torch.cat(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    parser.add_argument("images", metavar="IMAGES", type=Path)
+    parser.add_argument("labels", metavar="val_label.txt", type=Path)
+    parser.add_argument("--resize", type=int, default=333, help="short side before the crop (default: %(default)s)")
+    args = parser.parse_args()
+
+    import torch
+
+    from xception_pth2onnx import build_network, load_checkpoint
+
+    network = build_network(args.checkpoint, load_checkpoint(args.checkpoint)[0])
+    network = network.to(memory_format=torch.channels_last)
+    rows = [line.split() for line in args.labels.read_text().splitlines()]
+    expected = torch.tensor([int(label) for _, label in rows])
+    hits = predict(network, [args.images / name for name, _ in rows], args.resize) == expected[:, None]
+    top1, top5 = (100 * hits[:, :k].any(1).double().mean().item() for k in (1, 5))
+    if top5 < LEAST_TOP5:
+        raise Failure(f"{args.checkpoint}: plain PyTorch has top-5 {top5:.2f} % on these images: weights and "
+                      f"{args.labels} do not belong together")
+    say(f"plain PyTorch on the same {len(rows)} images: top-1 {top1:.3f} %, top-5 {top5:.3f} %")
+    print(f"{top1!r},{top5!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

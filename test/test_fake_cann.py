@@ -1,0 +1,663 @@
+"""The fake atc and benchmark keep to what is known of the real ones: flags, error codes, files byte for byte.
+
+The other tests trust these fakes to refuse what CANN refuses, so every rule has its case here. Most cases
+call the scripts' main() in this process (starting Python for each would take minutes); a few run them for real.
+"""
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+FAKES = Path(__file__).resolve().parent / "fake_cann"
+CLASSES = 7
+SAMPLE_BYTES = 3 * 4 * 5 * 4  # 3 x 4 x 5 float32
+SAMPLES = [f"img_{i:02}" for i in range(10)]
+START = "ATC start working now, please wait for a moment.\n"
+FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
+
+
+def load(name):
+    """Import a script that has no .py at its end."""
+    loader = importlib.machinery.SourceFileLoader("fake_" + name.partition(".")[0], str(FAKES / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+ATC, BENCHMARK = load("atc"), load("benchmark.x86_64")
+
+
+def make_onnx(path, batch="-1", opsets=(("", 11),), dtype=TensorProto.FLOAT):
+    """image (N, 3, 4, 5) -> Flatten, Gemm -> class (N, 7)."""
+    weight = helper.make_tensor("weight", dtype, (60, CLASSES), [0.0] * 60 * CLASSES)
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["image"], ["flat"], name="Flatten_0"),
+         helper.make_node("MatMul", ["flat", "weight"], ["class"], name="MatMul_1")],
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 4, 5])],
+        [helper.make_tensor_value_info("class", TensorProto.FLOAT, [batch, CLASSES])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid(*opset) for opset in opsets]), str(path))
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    """An empty working directory with tiny.onnx, and no FAKE_CANN_ variable from outside."""
+    for name in [name for name in os.environ if name.startswith("FAKE_CANN_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    make_onnx("tiny.onnx")
+    return folder
+
+
+@pytest.fixture
+def atc(cwd, capsys):
+    """Call atc with a good command line changed by keywords (None drops a flag); return (status, out, err)."""
+    def run(*more, **changes):
+        flags = {"framework": 5, "model": "tiny.onnx", "output": "tiny_bs1", "input_format": "NCHW",
+                 "input_shape": "image:1,3,4,5", "log": "debug", "soc_version": "Ascend310", **changes}
+        status = ATC.main(["atc", *(f"--{k}={v}" for k, v in flags.items() if v is not None), *more])
+        return (status, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture
+def benchmark(cwd, atc, capsys):
+    """Call benchmark on 10 samples with an .om for the batch size; return (status, out, err)."""
+    (cwd / "prep").mkdir()
+    for name in SAMPLES:
+        (cwd / f"prep/{name}.bin").write_bytes(bytes(SAMPLE_BYTES))
+    (cwd / "tiny.info").write_text("".join(f"{i} ./prep/{name}.bin 5 4\n" for i, name in enumerate(SAMPLES)))
+
+    def run(*more, **changes):
+        flags = {"model_type": "vision", "device_id": 0, "batch_size": 1, "input_text_path": "./tiny.info",
+                 "input_width": 5, "input_height": 4, "output_binary": False, "useDvpp": False, **changes}
+        if "om_path" not in flags:
+            flags["om_path"] = f"tiny_bs{flags['batch_size']}.om"
+            make_om(atc, flags["batch_size"])
+        words = (f"-{k}={v}" for k, v in flags.items() if v is not None)
+        return (BENCHMARK.main(["./benchmark.x86_64", *words, *more]), *capsys.readouterr())
+    return run
+
+
+def make_om(atc, batch, **flags):
+    fault = os.environ.pop("FAKE_CANN_FAIL", None)  # it is meant for the benchmark
+    assert atc(output=f"tiny_bs{batch}", input_shape=f"image:{batch},3,4,5", **flags)[0] == 0
+    if fault:
+        os.environ["FAKE_CANN_FAIL"] = fault
+
+
+def dumps(device=0):
+    return {path.name: path.read_bytes() for path in sorted(Path(f"result/dumpOutput_device{device}").iterdir())}
+
+
+def vectors():
+    return {name: np.array(text[:-2].split(b" "), float) for name, text in dumps().items()}
+
+
+# ---- atc
+
+def test_atc_writes_the_om_format(atc, cwd):
+    assert atc() == (0, START + "ATC run success, welcome to the next use.\n", "")
+    data = (cwd / "tiny_bs1.om").read_bytes()
+    assert data[:12] == b"IMOD" + struct.pack("<II", 256, 0x20000000)
+    assert data[12:76] == bytes(64)
+    assert struct.unpack_from("<I", data, 76) == (len(data) - 256,)
+    assert data[80:84] == bytes(4)
+    assert data[84:116] == b"tiny_bs1".ljust(32, b"\0")
+    assert data[120:152] == b"fake CANN test double".ljust(32, b"\0")
+    assert struct.unpack_from("<4I", data, 256) == (1, 0, 0, len(data) - 272)
+    om = json.loads(data[272:])
+    assert om["inputs"] == [{"name": "image", "shape": [1, 3, 4, 5], "bytes": SAMPLE_BYTES, "aipp": False}]
+    assert om["outputs"] == [{"name": "class", "classes": CLASSES, "dtype": "FP32"}]
+    assert (om["batch"], om["soc_version"], len(om["onnx_sha256"])) == (1, "Ascend310", 64)
+    assert sorted(p.name for p in cwd.iterdir()) == ["fusion_result.json", "kernel_meta", "tiny.onnx", "tiny_bs1.om"]
+
+
+def test_atc_appends_om_always_and_makes_parents(atc, cwd):
+    assert atc(output="new/dir/x.om")[0] == 0
+    assert (cwd / "new/dir/x.om.om").exists()
+    assert not (cwd / "new/dir/x.om").exists()
+
+
+def test_atc_reads_other_flag_spellings(atc, cwd):
+    assert atc("--output", "two", "-soc_version", "Ascend310P3", "skipped")[0] == 0
+    assert json.loads((cwd / "two.om").read_bytes()[272:])["soc_version"] == "Ascend310P3"
+
+
+@pytest.mark.parametrize("word, message", [
+    ("--input-shape=image:1", "ERROR: unknown command line flag 'input-shape'"),
+    ("--batch=1", "ERROR: unknown command line flag 'batch'"),
+    ("---mode=0", "ERROR: unknown command line flag '-mode'"),
+    ("--output", "ERROR: flag 'output' is missing its argument"),
+    ("--framework=onnx", "ERROR: illegal value 'onnx' specified for int32 flag 'framework'"),
+])
+def test_atc_gflags_errors_exit_1(atc, cwd, word, message):
+    assert atc(word) == (1, START, message + "\n")
+    assert not (cwd / "tiny_bs1.om").exists()
+
+
+def test_atc_blank_after_equals_is_an_empty_value(atc):
+    assert "E10004: Value for [--model] is empty." in atc("--model=", "tiny.onnx")[1]
+
+
+def test_atc_log_level_has_its_own_message(atc):
+    text = "E10010: invalid value for --log:verbose, only support debug, info, warning, error, null\n"
+    assert atc(log="verbose") == (255, START + text + FAILED + "\n", "")
+
+
+def test_atc_failure_block(atc):
+    status, out, err = atc(input_shape="img:1,3,4,5")
+    assert (status, err) == (255, "")
+    assert out.startswith(START + FAILED + """
+E10001: Value [-1] for parameter [image] is invalid. Reason: maybe you should set input_shape to specify its shape.
+        Solution: Try again with a valid argument.
+        TraceBack (most recent call last):
+""")
+
+
+REFUSED = [
+    ("E10001", {"mode": 2}),
+    ("E19999", {"mode": 1}),
+    ("E10007", {"framework": None}),
+    ("E10007", {"framework": 2}),
+    ("E19999", {"framework": 3}),
+    ("E10004", {"model": None}),
+    ("E10004", {"output": ""}),
+    ("E10054", {"soc_version": None}),
+    ("E10001", {"soc_version": "ascend310"}),
+    ("E10001", {"soc_version": "Ascend310P"}),
+    ("E10001", {"input_format": "nchw"}),
+    ("E10001", {"input_format": "NHWC"}),
+    ("E10001", {"precision_mode": "fp16"}),
+    ("E10001", {"output_type": "FP64"}),
+    ("E10001", {"output_type": "MatMul_1:0:FP16"}),
+    ("E10001", {"buffer_optimize": "on"}),
+    ("E10001", {"op_select_implmode": "fast"}),
+    ("E10001", {"auto_tune_mode": "XX"}),
+    ("E10006", {"enable_small_channel": 2}),
+    ("E10006", {"disable_reuse_memory": 2}),
+    ("E19000", {"model": "missing.onnx"}),
+    ("E19000", {"insert_op_conf": "missing.cfg"}),
+    ("E10022", {"output": "dir/"}),
+    ("E10001", {"output": "a b"}),
+    ("E10001", {"output": "a+b"}),
+    ("E19006", {"output": "tiny.onnx/x"}),
+    ("E10002", {"input_shape": "1,3,4,5"}),
+    ("E10002", {"input_shape": "image:"}),
+    ("E10002", {"input_shape": ":1,3,4,5"}),
+    ("E10002", {"input_shape": "image:1.0,3,4,5"}),
+    ("E10002", {"input_shape": "image:1x,3,4,5"}),
+    ("E10002", {"input_shape": "image:1,3,4,5;"}),
+    ("E10014", {"input_shape": "image:N,3,4,5"}),
+    ("E10014", {"input_shape": "image:1,,4,5"}),
+    ("E10013", {"input_shape": "image:9223372036854775808,3,4,5"}),
+    ("E10011", {"input_shape": "image:0,3,4,5"}),
+    ("E10011", {"input_shape": "image:-1,3,4,5"}),
+    ("E10001: Value [-1] for parameter [image]", {"input_shape": None}),
+    ("E10016: Opname [extra]", {"input_shape": "image:1,3,4,5;extra:1"}),
+    ("E10049", {"input_shape": "image:1,3,20"}),
+    ("E10001", {"input_shape": "image:1,3,5,5"}),
+    ("E10009", {"dynamic_batch_size": "1,4", "dynamic_dims": "1;4"}),
+    ("E10004", {"dynamic_batch_size": "1,4", "input_shape": None}),
+    ("E10031", {"dynamic_batch_size": "1,4"}),
+    ("E10018", {"dynamic_batch_size": "1,4", "input_shape": "image:-1,3,-1,5"}),
+    ("E10011", {"dynamic_batch_size": "1,4", "input_shape": "image:-2,3,4,5"}),
+    ("E10035", {"dynamic_batch_size": "4", "input_shape": "image:-1,3,4,5"}),
+    ("E10039", {"dynamic_batch_size": "4,4", "input_shape": "image:-1,3,4,5"}),
+    ("E10001", {"dynamic_batch_size": "1;4", "input_shape": "image:-1,3,4,5"}),
+    ("E10016: Opname [img]", {"dynamic_batch_size": "1,4", "input_shape": "img:-1,3,4,5"}),
+    ("E10001", {"dynamic_dims": "1;4", "input_shape": "image:-1,3,4,5"}),
+    ("E10016: Opname [Nope:0]", {"out_nodes": "Nope:0"}),
+    ("E19999", {"out_nodes": "Flatten_0:0"}),
+    ("E10016: Opname [img]", {"input_fp16_nodes": "img"}),
+]
+
+
+@pytest.mark.parametrize("code, changes", REFUSED)
+def test_atc_refuses(atc, cwd, code, changes):
+    status, out, _ = atc(**changes)
+    assert status == 255
+    assert out.splitlines()[1] == FAILED
+    assert out.splitlines()[2].startswith(code)
+    assert not list(cwd.rglob("*.om"))
+
+
+@pytest.mark.parametrize("changes", [
+    {"log": None}, {"input_format": None}, {"input_format": "ND"}, {"input_shape": " image : 1, 3 ,4,5"},
+    {"output_type": "FP16"}, {"out_nodes": "MatMul_1:0"}, {"out_nodes": "MatMul_1:0", "output_type": "MatMul_1:0:FP16"},
+    {"dynamic_batch_size": "1,4", "input_shape": "image:-1,3,4,5"}, {"soc_version": "Ascend710"},
+    {"precision_mode": "allow_mix_precision", "auto_tune_mode": "RL,GA", "input_fp16_nodes": "image"},
+])
+def test_atc_accepts(atc, cwd, changes):
+    assert atc(**changes)[0] == 0
+    assert (cwd / "tiny_bs1.om").exists()
+
+
+@pytest.mark.parametrize("code, model", [
+    ("E16005: The model has [2] [--domain_version] fields, but only one is allowed.\n",
+     {"opsets": [("", 11), ("ai.onnx.ml", 2)]}),
+    ("E19010: No parser is registered for Op [Flatten_0, optype [ai.onnx::13::Flatten]].\n", {"opsets": [("", 13)]}),
+    ("E19010", {"opsets": [("my.ops", 11)]}),
+    ("EZ3003", {"dtype": TensorProto.DOUBLE}),
+])
+def test_atc_refuses_models(atc, cwd, code, model):
+    make_onnx("tiny.onnx", **model)
+    status, out, _ = atc()
+    assert (status, FAILED + "\n" + code in out) == (255, True)
+    assert (cwd / "check_result.json").exists()
+    assert not (cwd / "tiny_bs1.om").exists()
+
+
+def test_atc_refuses_what_is_no_onnx(atc, cwd):
+    (cwd / "tiny.onnx").write_bytes(b"")
+    assert "\nE19005" in atc()[1]
+    (cwd / "tiny.onnx").write_bytes(b"no protobuf at all")
+    assert "\nE19005" in atc()[1]
+
+
+def test_atc_takes_a_static_model_without_input_shape(atc, cwd):
+    make_onnx("tiny.onnx", batch=2)
+    assert atc(input_shape=None)[0] == 0
+    assert json.loads((cwd / "tiny_bs1.om").read_bytes()[272:])["batch"] == 2
+    assert "E10016: Opname [img]" in atc(input_shape="img:2,3,4,5")[1]
+
+
+@pytest.mark.parametrize("folder", ["with blank", "a+b", "a@b", "a~"])
+def test_atc_judges_the_resolved_model_path(atc, cwd, folder):
+    (cwd / folder).mkdir()
+    (cwd / "tiny.onnx").rename(cwd / folder / "real.onnx")
+    (cwd / "link.onnx").symlink_to(cwd / folder / "real.onnx")
+    status, out, _ = atc(model="link.onnx")
+    assert (status, "E10001" in out, "chinese character" in out) == (255, True, True)
+
+
+def test_atc_takes_chinese_paths(atc, cwd):
+    make_onnx("\u6a21\u578b.onnx")
+    assert atc(model="\u6a21\u578b.onnx", output="\u6a21\u578b")[0] == 0
+
+
+def test_atc_mode_3_only_checks(atc, cwd):
+    assert atc(mode=3, output=None)[0] == 0
+    assert (cwd / "check_result.json").exists()
+    assert not list(cwd.glob("*.om"))
+
+
+AIPP = "aipp_op {\n  aipp_mode: static\n  input_format : RGB888_U8  # planes\n}\n"
+
+
+def test_atc_aipp_makes_the_input_uint8(atc, cwd):
+    (cwd / "aipp.cfg").write_text(AIPP)
+    assert atc(insert_op_conf="aipp.cfg", input_shape="image:4,3,4,5")[0] == 0
+    om = json.loads((cwd / "tiny_bs1.om").read_bytes()[272:])
+    assert (om["inputs"][0]["bytes"], om["inputs"][0]["aipp"]) == (4 * 3 * 4 * 5, True)
+    assert "E10034" in atc(insert_op_conf="aipp.cfg", input_fp16_nodes="image")[1]
+    assert "E10001" in atc(insert_op_conf="aipp.cfg", input_format="ND")[1]
+
+
+@pytest.mark.parametrize("old, new", [("static", "dynamic"), ("RGB888_U8", "RGB"), ("RGB888_U8", "YUV420SP_U8"),
+                                      ("}", "src_image_size_w: 1 }"), ("input_format", "input_layout")])
+def test_atc_refuses_aipp_files(atc, cwd, old, new):
+    (cwd / "aipp.cfg").write_text(AIPP.replace(old, new))
+    assert "\nE10052" in atc(insert_op_conf="aipp.cfg")[1]
+
+
+def test_atc_faults(atc, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "no-om")
+    assert (atc()[0], list(cwd.glob("*.om"))) == (0, [])
+    monkeypatch.setenv("FAKE_CANN_FAIL", "exit255")
+    status, out, _ = atc()
+    assert (status, f"{FAILED}\nE19999: " in out) == (255, True)
+    monkeypatch.setenv("FAKE_CANN_FAIL", "truncated-om")
+    assert atc()[0] == 0
+    data = (cwd / "tiny_bs1.om").read_bytes()
+    assert struct.unpack_from("<I", data, 76)[0] > len(data) - 256
+    monkeypatch.setenv("FAKE_CANN_FAIL", "typo")
+    with pytest.raises(SystemExit):
+        atc()
+
+
+def test_calls_are_logged(atc, benchmark, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_LOG", str(cwd / "calls"))
+    benchmark()
+    first, second = map(json.loads, (cwd / "calls").read_text().splitlines())
+    assert (first["tool"], second["tool"]) == ("atc", "benchmark.x86_64")
+    assert first["argv"][0] == "--framework=5"
+    assert second["argv"][0] == "-model_type=vision"
+    assert first["cwd"] == second["cwd"] == str(cwd)
+
+
+# ---- benchmark, dataset mode
+
+PERF_BS1 = """\
+[e2e] throughputRate: 108.021, latency: 462872
+[data read] throughputRate: 111.695, moduleLatency: 8.95293
+[preprocess] throughputRate: 111.375, moduleLatency: 8.97865
+[infer] throughputRate: 108.345, Interface throughputRate: 158.623, moduleLatency: 9.01342
+[post] throughputRate: 108.345, moduleLatency: 9.22979
+"""
+PERF_BS16 = """\
+[e2e] throughputRate: 127.923, latency: 390859
+[data read] throughputRate: 131.925, moduleLatency: 7.58008
+[preprocess] throughputRate: 131.775, moduleLatency: 7.5887
+[infer] throughputRate: 128.194, Interface throughputRate: 198.865, moduleLatency: 7.58156
+[post] throughputRate: 8.012, moduleLatency: 124.813
+"""
+
+
+def test_benchmark_stdout_and_perf_file(benchmark, cwd):
+    status, out, err = benchmark()
+    assert (status, err) == (0, "")
+    assert out == ("".join(f"[INFO][PostProcess] curSampleNum is {n}\n" for n in range(1, 11))
+                   + "-----------------Performance Summary------------------\n" + PERF_BS1 + "-" * 54 + "\n")
+    assert (cwd / "result/perf_vision_batchsize_1_device_0.txt").read_text() == PERF_BS1
+
+
+def test_benchmark_bs16_on_another_device(benchmark, cwd):
+    status, out, _ = benchmark(batch_size=16, device_id=1)
+    assert status == 0
+    assert out.startswith("[INFO][PostProcess] curSampleNum is 10\n---")
+    assert (cwd / "result/perf_vision_batchsize_16_device_1.txt").read_text() == PERF_BS16
+    assert len(dumps(device=1)) == 10
+
+
+@pytest.mark.parametrize("batch, rate", [(4, "182.215"), (8, "203.357"), (32, "164.302"), (5, "150")])
+def test_benchmark_other_perf_files_obey_the_arithmetic(benchmark, cwd, batch, rate):
+    benchmark(batch_size=batch)
+    text = (cwd / f"result/perf_vision_batchsize_{batch}_device_0.txt").read_text()
+    values = re.findall("(?:: )([^,\n]*)(?=[,\n])", text)
+    assert (len(text.splitlines()), len(values), values[7]) == (5, 11, rate)
+    e2e, total, read, read_ms, prep, prep_ms, infer, _, _, post, post_ms = map(float, values)
+    assert e2e == pytest.approx(10 * 1000 / total, rel=1e-5)
+    assert (read * read_ms, prep * prep_ms, post * post_ms) == pytest.approx((1000,) * 3, rel=1e-5)
+    assert post * batch == pytest.approx(infer, rel=1e-5)
+    assert e2e < infer < float(rate)
+
+
+def test_perf_numbers_have_six_digits():
+    assert re.search(r"latency: \d\.\d{5}e\+06\n", BENCHMARK.perf_text(4, 200000))
+
+
+def test_benchmark_txt_dump_format(benchmark):
+    benchmark()
+    files = dumps()
+    assert list(files) == [f"{name}_1.txt" for name in SAMPLES]
+    for text in files.values():
+        assert re.fullmatch(rb"(-?\d+\.\d{6} ){7}\n", text)
+    assert all(len(set(vector)) == CLASSES for vector in vectors().values())
+    assert len(set(files.values())) > 1
+
+
+def test_benchmark_dumps_do_not_depend_on_the_batch_size(benchmark):
+    benchmark()
+    first = dumps()
+    for batch in (3, 4, 16):
+        benchmark(batch_size=batch)
+        assert dumps() == first
+
+
+def test_benchmark_bin_dump_format(benchmark):
+    benchmark()
+    texts = vectors()
+    benchmark(output_binary="True")
+    for name, vector in texts.items():
+        data = dumps()[name.replace(".txt", ".bin")]
+        assert len(data) == 4 * CLASSES
+        np.testing.assert_allclose(np.frombuffer(data, "<f4"), vector, rtol=0, atol=1e-6)
+
+
+def test_benchmark_fp16_output_halves_the_bytes(benchmark, atc):
+    make_om(atc, 1, output_type="FP16")
+    benchmark(om_path="tiny_bs1.om", output_binary="true")
+    assert {len(data) for data in dumps().values()} == {2 * CLASSES}
+    benchmark(om_path="tiny_bs1.om")
+    assert re.fullmatch(rb"([^ ]+ ){3}\n", dumps()["img_00_1.txt"])  # 14 bytes read as float32
+
+
+def test_benchmark_keeps_old_files_and_names_by_the_last_dot(benchmark, cwd):
+    (cwd / "result/dumpOutput_device0").mkdir(parents=True)
+    (cwd / "result/dumpOutput_device0/old_1.txt").write_text("old")
+    (cwd / "prep/a.b.bin").write_bytes(bytes(SAMPLE_BYTES))
+    (cwd / "tiny.info").write_text("7 prep/a.b.bin 5 4 extra\n\n")
+    assert benchmark()[0] == 0
+    assert list(dumps()) == ["a.b_1.txt", "old_1.txt"]
+
+
+@pytest.mark.parametrize("share, firsts", [(None, 10), ("1.0", 10), ("0.7", 7), ("0.25", 2), ("0", 0)])
+def test_benchmark_puts_the_labels_first_or_second(benchmark, cwd, monkeypatch, share, firsts):
+    labels = {f"{name}_1.txt": i % CLASSES for i, name in enumerate(SAMPLES)}
+    (cwd / "val_label.txt").write_text("".join(f"{name[:-6]}.JPEG {label}\n" for name, label in labels.items()))
+    monkeypatch.setenv("FAKE_CANN_LABELS", str(cwd / "val_label.txt"))
+    if share:
+        monkeypatch.setenv("FAKE_CANN_TOP1", share)
+    benchmark(batch_size=4)
+    places = [int((vector > vector[labels[name]]).sum()) for name, vector in vectors().items()]
+    assert (places.count(0), places.count(1)) == (firsts, 10 - firsts)
+    if share == "0.25":
+        assert [i for i, place in enumerate(places) if place == 0] == [3, 7]
+
+
+@pytest.mark.parametrize("word, values", [
+    ("-output_binary", True), ("-nooutput_binary", False), ("--output_binary=YES", True), ("-output_binary=f", False),
+    ("-output_binary=0", False), ("-output_binary=T", True),
+])
+def test_benchmark_bool_spellings(word, values):
+    assert BENCHMARK.parse_flags([word])[0]["output_binary"] is values
+    assert BENCHMARK.parse_flags([word])[1] == []
+
+
+def test_benchmark_bool_takes_no_separate_value():
+    flags, errors = BENCHMARK.parse_flags(["-useDvpp", "False", "-batch_size", "4", "--device_id=2"])
+    assert (flags["useDvpp"], flags["batch_size"], flags["device_id"], errors) == (True, 4, 2, [])
+
+
+@pytest.mark.parametrize("word, message", [
+    ("-batchsize=1", "ERROR: unknown command line flag 'batchsize'"),
+    ("-nodevice_id", "ERROR: unknown command line flag 'nodevice_id'"),
+    ("-batch_size=x", "ERROR: illegal value 'x' specified for int32 flag 'batch_size'"),
+    ("-useDvpp=off", "ERROR: illegal value 'off' specified for bool flag 'useDvpp'"),
+    ("-om_path", "ERROR: flag 'om_path' is missing its argument"),
+])
+def test_benchmark_gflags_errors_exit_1(benchmark, cwd, word, message):
+    assert benchmark(word) == (1, "", message + "\n")
+    assert not (cwd / "result").exists()
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"batch_size": 0, "om_path": "x.om"}, "invalid batch size, please check!"),
+    ({"device_id": -1}, "invalid device id, please check!"),
+    ({"round": 0}, "invalid round, please check!"),
+    ({"model_type": "image"}, "invalid model type, please check!"),
+    ({"om_path": "missing.om"}, "[ERROR] Inference init failed."),
+    ({"om_path": "tiny.onnx"}, "[ERROR] Inference init failed."),
+    ({"input_text_path": "missing.info"}, "[ERROR] DataManager init failed."),
+    ({"useDvpp": "True"}, "[ERROR] Inference init failed."),
+])
+def test_benchmark_failures_print_and_exit_0(benchmark, cwd, changes, message):
+    status, out, _ = benchmark(**changes)
+    assert (status, out.splitlines()[-1]) == (0, message)
+    assert not (cwd / "result").exists()
+
+
+@pytest.mark.parametrize("info, message", [
+    ("0 prep/img_00.bin 5 4\n0 prep/img_01.bin 5 4\n", "[ERROR][PostProcess] frameInfoMap insert error."),
+    ("0 prep/img_00.bin 5\n", "[ERROR] DataManager init failed."),
+    ("0 prep/a b.bin 5 4\n", "[ERROR] DataManager init failed."),
+    ("x prep/img_00.bin 5 4\n", "[ERROR] DataManager init failed."),
+    ("", "[ERROR] DataManager init failed."),
+    ("0 prep/missing.bin 5 4\n", "[ERROR][DataManager] open file prep/missing.bin failed."),
+])
+def test_benchmark_info_errors(benchmark, cwd, info, message):
+    (cwd / "tiny.info").write_text(info)
+    status, out, _ = benchmark()
+    assert (status, message in out.splitlines()) == (0, True)
+    assert not list(cwd.glob("result/perf*")) and not list(cwd.glob("result/dump*/*"))
+
+
+SIZE_ERROR = "[ERROR][Inference] input data size don't match the model input size!\n"
+
+
+def test_benchmark_batch_size_must_be_the_models(benchmark, atc, cwd):
+    make_om(atc, 4)
+    assert benchmark(om_path="tiny_bs4.om", batch_size=5) == (0, SIZE_ERROR * 2, "")
+    assert benchmark(om_path="tiny_bs4.om", batch_size=5, round=3) == (0, SIZE_ERROR, "")
+    assert not list(cwd.glob("result/*.txt"))
+
+
+def test_benchmark_refuses_dynamic_models(benchmark, atc):
+    assert atc(dynamic_batch_size="1,4", input_shape="image:-1,3,4,5")[0] == 0
+    assert benchmark(om_path="tiny_bs1.om") == (0, SIZE_ERROR * 10, "")
+
+
+def test_benchmark_drops_a_batch_with_a_file_of_wrong_size(benchmark, cwd):
+    (cwd / "prep/img_05.bin").write_bytes(bytes(SAMPLE_BYTES + 1))
+    status, out, _ = benchmark(batch_size=4)
+    assert (status, out.splitlines()[1] + "\n") == (0, SIZE_ERROR)
+    assert len(dumps()) == 6
+
+
+def test_benchmark_aipp_wants_uint8_images(benchmark, atc, cwd):
+    (cwd / "aipp.cfg").write_text(AIPP)
+    make_om(atc, 1, insert_op_conf="aipp.cfg")
+    assert benchmark(om_path="tiny_bs1.om")[1] == SIZE_ERROR * 10
+    assert benchmark(om_path="tiny_bs1.om", useDvpp="True")[1].endswith("[ERROR] DataManager init failed.\n")
+    (cwd / "prep/img_00.bin").write_bytes(bytes(3 * 4 * 5))
+    benchmark(om_path="tiny_bs1.om")
+    assert list(dumps()) == ["img_00_1.txt"]
+
+
+def test_benchmark_does_not_load_from_a_path_with_plus(benchmark, atc, cwd):
+    make_om(atc, 1)
+    (cwd / "a+b").mkdir()
+    (cwd / "tiny_bs1.om").rename(cwd / "a+b/x.om")
+    assert benchmark(om_path="a+b/x.om")[1].endswith("[ERROR] Inference init failed.\n")
+
+
+def test_benchmark_does_not_load_a_truncated_om(benchmark, atc, cwd):
+    make_om(atc, 1)
+    data = (cwd / "tiny_bs1.om").read_bytes()
+    for size in (0, 100, 256, 270, len(data) - 1):
+        (cwd / "tiny_bs1.om").write_bytes(data[:size])
+        assert benchmark(om_path="tiny_bs1.om")[1].endswith("[ERROR] Inference init failed.\n")
+
+
+# ---- benchmark, pure inference mode
+
+def pure(benchmark, om_path, **flags):
+    names = ("model_type", "input_text_path", "input_width", "input_height", "output_binary", "useDvpp")
+    return benchmark(om_path=om_path, **{**dict.fromkeys(names), **flags})
+
+
+def test_benchmark_pure_inference(benchmark, atc, cwd):
+    make_om(atc, 4)
+    (cwd / "oms").mkdir()
+    (cwd / "tiny_bs4.om").rename(cwd / "oms/tiny_bs4.om")
+    status, out, err = pure(benchmark, "oms/tiny_bs4.om", batch_size=4, round=5)
+    assert (status, err) == (0, "")
+    assert out == """\
+[INFO] Dataset number: 0 finished cost 21.513ms
+[INFO] Dataset number: 1 finished cost 21.9521ms
+[INFO] Dataset number: 2 finished cost 22.3911ms
+[INFO] Dataset number: 3 finished cost 21.7326ms
+[INFO] Dataset number: 4 finished cost 22.1716ms
+[INFO] PureInfer result saved in ./result/PureInfer_perf_of_tiny_bs4_in_device_0.txt
+-----------------PureInfer Performance Summary------------------
+[INFO] ave_throughputRate: 182.251samples/s, ave_latency: 5.48802ms
+----------------------------------------------------------------
+"""
+    assert [p.name for p in (cwd / "result").iterdir()] == ["PureInfer_perf_of_tiny_bs4_in_device_0.txt"]
+    text = (cwd / "result/PureInfer_perf_of_tiny_bs4_in_device_0.txt").read_text()
+    assert text == "ave_throughputRate = 182.251samples/s, ave_latency = 5.48802ms\n"
+
+
+# ---- benchmark, faults on request
+
+def test_benchmark_init_faults(benchmark, cwd, monkeypatch):
+    for fault, status in (("init-exit0", 0), ("init-exit1", 1)):
+        monkeypatch.setenv("FAKE_CANN_FAIL", fault)
+        assert benchmark() == (status, "[ERROR] Inference init failed.\n", "")
+    assert not (cwd / "result").exists()
+
+
+def test_benchmark_missing_and_stale_dumps(benchmark, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "missing-dumps")
+    assert benchmark()[0] == 0
+    assert list(dumps()) == [f"{name}_1.txt" for name in SAMPLES[:7]]
+    monkeypatch.setenv("FAKE_CANN_FAIL", "stale-dumps")
+    assert benchmark()[0] == 0
+    assert list(dumps()) == [f"{name}_1.txt" for name in SAMPLES] + ["stale_0_1.txt", "stale_1_1.txt"]
+    (cwd / "labels").write_text("img_00.JPEG 1\nother.JPEG 2\n")
+    monkeypatch.setenv("FAKE_CANN_LABELS", "labels")
+    benchmark(device_id=1)
+    assert list(dumps(device=1)) == [f"{name}_1.txt" for name in SAMPLES] + ["other_1.txt"]
+
+
+def test_benchmark_size_mismatch_fault_drops_one_batch(benchmark, atc, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "size-mismatch")
+    status, out, _ = benchmark(batch_size=4)
+    assert (status, out.startswith(SIZE_ERROR), len(dumps())) == (0, True, 6)
+    assert pure(benchmark, "tiny_bs4.om", batch_size=4, round=1) == (0, SIZE_ERROR, "")
+
+
+def test_benchmark_no_perf_fault(benchmark, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "no-perf")
+    assert "Performance" not in benchmark()[1]
+    pure(benchmark, "tiny_bs1.om", round=2)
+    assert len(dumps()) == 10
+    assert not list(cwd.glob("result/*.txt"))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_benchmark_damaged_dumps(benchmark, monkeypatch, binary):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "nan")
+    benchmark(output_binary=binary)
+    first = next(iter(dumps().values()))
+    assert np.isnan(np.frombuffer(first, "<f4")[0]) if binary else first.startswith(b"nan ")
+    monkeypatch.setenv("FAKE_CANN_FAIL", "short-dump")
+    benchmark(output_binary=binary)
+    sizes = [len(data) // 4 if binary else data.count(b" ") for data in dumps().values()]
+    assert sizes == [CLASSES - 1] + [CLASSES] * 9
+
+
+def test_benchmark_old_tags(benchmark, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "old-tags")
+    out = benchmark()[1]
+    text = (cwd / "result/perf_vision_batchsize_1_device_0.txt").read_text()
+    assert text in out
+    assert text.splitlines()[0] == "[e2e] throughputRate: 108.021, lantency: 462872"
+    assert text.splitlines()[3] == ("[inference] throughputRate: 108.345, Interface throughputRate: 158.623, "
+                                    "moduleLantency: 9.01342")
+    assert "[INFO] ave_throughputRate = " in pure(benchmark, "tiny_bs1.om", round=1)[1]
+
+
+# ---- the files as programs
+
+def test_programs_run_from_a_shell(benchmark, cwd, monkeypatch):
+    """By name on PATH, and as ./benchmark.x86_64, the way the ports' scripts call them."""
+    folders = [str(FAKES), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(folders))
+
+    def run(*words):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout.splitlines()[1], done.stderr
+
+    flags = ["--framework=5", "--model=tiny.onnx", "--output=x_bs1", "--soc_version=Ascend310"]
+    assert run("atc", *flags) == (255, FAILED, "")
+    assert run("atc", *flags, "--input_shape=image:1,3,4,5") == (0, "ATC run success, welcome to the next use.", "")
+    (cwd / "benchmark.x86_64").symlink_to(FAKES / "benchmark.aarch64")
+    words = ["./benchmark.x86_64", "-om_path=x_bs1.om", "-input_text_path=tiny.info"]
+    assert run(*words) == (0, "[INFO][PostProcess] curSampleNum is 2", "")
+    assert len(dumps()) == 10
