@@ -36,9 +36,9 @@ def replacing(path):
 
 
 def write(path, data):
-    """Give `path` the content `data` (bytes or str, written as UTF-8) in one step."""
+    """Give `path` the content `data` (bytes or str, written as UTF-8, undecodable names as they were) in one step."""
     with replacing(path) as part:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def say(message):

@@ -8,21 +8,19 @@
 # Exports:  PATH (with .venv/bin first, where there is one), ATC_ENGINE (cann or host), CANN's own variables.
 # Reads:    ASCEND_INSTALL_PATH, where CANN lies if neither in /usr/local/Ascend nor in ~/Ascend.
 
-_suite=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd -P)
+_suite=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd -P)
 
 _prepend() {  # VARIABLE FOLDER: to the front of a list such as PATH, once, and without leaving an empty entry
-  local value=${!1:-}
-  case ":$value:" in
-    *":$2:"*) ;;
-    *) export "$1=$2${value:+:$value}" ;;
-  esac
+  local value=":${!1:-}:"
+  value=${value//":$2:"/:} value=${value#:} value=${value%:}
+  export "$1=$2${value:+:$value}"
 }
 
-_source_loosely() {  # FILE: CANN's set_env.sh reads variables that may not be set
+_source_loosely() {  # FILE: CANN's set_env.sh reads variables that may not be set, and may end with a test that fails
   local strict=${-//[^u]/}
   set +u
   # shellcheck disable=SC1090
-  source "$1"
+  source "$1" || true
   [[ -z $strict ]] || set -u
 }
 
@@ -57,10 +55,10 @@ _choose() {
   ATC_ENGINE=host _chosen="no CANN found: atc and benchmark are the CPU stand-ins in $_suite/host"
 }
 
-[[ ! -d $_suite/.venv/bin ]] || _prepend PATH "$_suite/.venv/bin"
 _choose
-# The benchmark binary is handed out alone, to be laid beside the scripts.
-[[ ! -x $_suite/benchmark.$(uname -m) ]] || _prepend PATH "$_suite"
+# The benchmark binary is handed out alone, to be laid beside the scripts; it cannot run an om of the stand-in.
+[[ $ATC_ENGINE == host || ! -x $_suite/benchmark.$(uname -m) ]] || _prepend PATH "$_suite"
+[[ ! -d $_suite/.venv/bin ]] || _prepend PATH "$_suite/.venv/bin"
 export ATC_ENGINE
 echo "env.sh: $_chosen" >&2
 unset -f _prepend _source_loosely _cann_of_5_0_1 _choose

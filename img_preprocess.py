@@ -113,6 +113,11 @@ def make_bin(task: tuple, recipe: dict):
     return None
 
 
+def reraise(error: OSError):
+    """For os.walk, which would pass over a folder that it cannot read."""
+    raise error
+
+
 def find_images(src: Path) -> dict:
     """{output name: (path, stat)} of the images below `src`, in order of output name.
 
@@ -120,7 +125,7 @@ def find_images(src: Path) -> dict:
     holds white space, at which the benchmark binary would cut it.
     """
     images, others = {}, []
-    for folder, folders, names in os.walk(src):
+    for folder, folders, names in os.walk(src, onerror=reraise):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + linked:
             path = Path(folder, name)
@@ -203,8 +208,11 @@ def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) ->
 
 def verify(images: dict, dst: Path, recipe: dict, count: int):
     """Compare `count` bins, drawn at random, with what torchvision makes of their images, bit for bit."""
-    from torchvision import transforms
-    from torchvision.transforms import InterpolationMode
+    try:
+        from torchvision import transforms
+        from torchvision.transforms import InterpolationMode
+    except ImportError as error:
+        raise Failure(f"--verify needs torchvision ({error}); the tensors are done, only unverified", 4) from error
 
     reference = transforms.Compose([
         transforms.Resize(recipe["resize"], interpolation=InterpolationMode(recipe["interpolation"])),

@@ -53,7 +53,7 @@ parse_arguments() {
       -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     esac
-    (($# > 1)) || die 2 "$1: unknown, or without its value (see --help)"
+    [[ -n ${2:-} ]] || die 2 "$1: unknown, or without its value (see --help)"
     case $1 in
       --weights) weights=$2 ;;
       --datasets_path) datasets=$2 ;;
@@ -150,12 +150,18 @@ tensors() { # README 4
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
+whole_dumps() { # FOLDER: how many dumps of 1000 numbers it holds, none of them NaN or infinite
+  find "$1" -type f -exec awk 'FNR == 1 && NF == 1000 && !/[Nn]/ { print 1 }' {} + 2>/dev/null | wc -l || true
+}
+
 infer() { # BATCH: README 5; leaves the dumps in result/dumpOutput_bs<BATCH>
   local name="5 Offline inference, batch $1" dumps=result/dumpOutput_device0 expected found
   local perf=result/perf_vision_batchsize_$1_device_0.txt made=result/dumpOutput_bs$1.made command
   command=("$benchmark" -model_type=vision -device_id=0 "-batch_size=$1" "-om_path=xception_bs$1.om"
     -input_text_path=./xception.info -input_width=299 -input_height=299 -output_binary=False -useDvpp=False)
-  if is_made "$made" "$(command -v "$benchmark") ${command[*]}"; then
+  expected=$(wc -l <xception.info)
+  if is_made "$made" "$(command -v "$benchmark") ${command[*]}" &&
+    (($(whole_dumps "result/dumpOutput_bs$1") == expected)); then
     printf '\n== %s\nresult/dumpOutput_bs%s is there, of this om and data set: kept (to time anew, remove result/)\n' \
       "$name" "$1" >&2
     return
@@ -163,8 +169,8 @@ infer() { # BATCH: README 5; leaves the dumps in result/dumpOutput_bs<BATCH>
   rm -rf "$dumps" "$perf" "result/dumpOutput_bs$1" "$made" # the benchmark adds to what it finds
   step "$name" "${command[@]}" | tee "benchmark_bs$1.log"
   # benchmark's exit status is not proof (README 5)
-  expected=$(wc -l <xception.info) found=$(find "$dumps" -type f 2>/dev/null | wc -l)
-  ((found == expected)) || die 4 "step \"$name\": $found dumps for $expected tensors in $workdir/$dumps"
+  found=$(whole_dumps "$dumps")
+  ((found == expected)) || die 4 "step \"$name\": $found whole dumps for $expected tensors in $workdir/$dumps"
   grep -q 'Interface throughputRate: [0-9]' "$perf" 2>/dev/null ||
     die 4 "step \"$name\": no Interface throughputRate in $workdir/$perf"
   mv "$dumps" "result/dumpOutput_bs$1"

@@ -1,0 +1,91 @@
+"""What several test files need: the suite's folder, and one network carried through checkpoint, ONNX and om.
+
+The network's weights are those of the reference logits in xception_reference.npz: made from
+NumPy alone, by name, so that nothing large is stored.
+"""
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SUITE = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(SUITE), str(SUITE / "host")]
+
+
+def reference_weight(name: str, shape: tuple) -> np.ndarray:
+    """The weight that xception_reference.npz was computed with, before the cast to its dtype."""
+    random = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape)
+    if name.endswith("running_var"):
+        return 0.5 + random.random(shape)
+    if name.endswith("running_mean"):
+        return 0.1 * random.standard_normal(shape)
+    if len(shape) == 1 and name.endswith(".weight"):
+        return 0.5 + random.random(shape)
+    if name.endswith(".bias"):
+        return 0.1 * random.standard_normal(shape)
+    return random.standard_normal(shape) * np.sqrt(0.6 / np.prod(shape[1:]))
+
+
+@pytest.fixture(scope="session")
+def reference_rows():
+    """(name, dtype, shape) of each entry of the published state dict, in order."""
+    lines = (SUITE / "test/xception_state_dict.tsv").read_text().splitlines()[1:]
+    rows = [line.split("\t") for line in lines]
+    return [(name, dtype, tuple(int(side) for side in shape.split(",") if side)) for name, dtype, shape in rows]
+
+
+@pytest.fixture(scope="session")
+def reference_images():
+    """float32 (2, 3, 299, 299): what xception_reference.npz was computed from."""
+    return np.random.Generator(np.random.PCG64(299)).standard_normal((2, 3, 299, 299)).astype("<f4")
+
+
+@pytest.fixture(scope="session")
+def reference_logits():
+    """float64 (2, 1000): the upstream network's answer."""
+    return np.load(SUITE / "test/xception_reference.npz")["logits"]
+
+
+@pytest.fixture(scope="session")
+def reference_state(reference_rows):
+    """{name: tensor}, the weights behind reference_logits."""
+    import torch
+
+    return {
+        name: torch.from_numpy(np.asarray(reference_weight(name, shape))).to(getattr(torch, dtype))
+        for name, dtype, shape in reference_rows
+    }
+
+
+def run(*command, cwd, env=None, status=0, **options) -> subprocess.CompletedProcess:
+    """Run a command as a user would, with the suite's Python and host/ first on PATH; check its exit status."""
+    path = os.pathsep.join([str(SUITE / "host"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    result = subprocess.run(
+        [os.fspath(word) for word in command], cwd=cwd, env={**os.environ, "PATH": path, **(env or {})},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options,
+    )
+    told = f"{command}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    assert status is None or result.returncode == status, told
+    assert "Traceback (most recent call last):\n  File" not in result.stderr, told
+    return result
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory, reference_state):
+    """A folder with reference.pth, xception.onnx made of it, and its oms for batches of 1 and 4."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("reference")
+    torch.save(reference_state, folder / "reference.pth")
+    run(sys.executable, SUITE / "xception_pth2onnx.py", "reference.pth", "xception.onnx", cwd=folder)
+    for batch in (1, 4):
+        run(SUITE / "host/atc", "--framework=5", "--model=xception.onnx", f"--output=xception_bs{batch}",
+            "--input_format=NCHW", f"--input_shape=image:{batch},3,299,299", "--log=error", "--soc_version=Ascend310",
+            cwd=folder)
+    return folder

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# All tests and linters; makes .venv with what is missing first.
+#
+# Usage:    bash test/run.sh [PYTEST ARGUMENT...]
+# Example:  bash test/run.sh                          everything, about 10 minutes on two cores
+#           bash test/run.sh test/test_host.py -x     linters, then one file
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+[[ -x .venv/bin/python3 ]] || python3 -m venv .venv
+if ! cat requirements.txt test/requirements.txt | cmp -s - .venv/test-requirements.txt; then
+  echo "test/run.sh: installing requirements.txt and test/requirements.txt into .venv: some minutes, about 6 GB" >&2
+  .venv/bin/python3 -m pip install --quiet -r requirements.txt -r test/requirements.txt >&2
+  cp requirements.txt .venv/requirements.txt
+  cat requirements.txt test/requirements.txt >.venv/test-requirements.txt
+fi
+PATH=$PWD/.venv/bin:$PATH
+
+ruff check .
+shellcheck --external-sources run_all.sh env.sh test/run.sh .ci/run
+(($#)) || set -- test
+pytest -q -p no:cacheprovider "$@"

@@ -1,0 +1,440 @@
+"""The CPU stand-ins: the real tools' command lines, formats and refusals, and the same numbers as PyTorch."""
+import json
+import re
+import shutil
+import struct
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import SUITE, run
+from onnx import TensorProto, helper, numpy_helper
+
+import gflags
+import om
+from common import Failure
+from xception import Xception
+
+ATC, BENCHMARK = SUITE / "host/atc", SUITE / "host/benchmark.x86_64"
+CLASSES, SIDE = 6, 8  # of the small network
+FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
+
+
+def small_model(batch="-1", opset=11, domains=1, outputs=1):
+    """A classifier small enough to run thousands of times: 3x8x8 -> mean -> Gemm -> 6 classes."""
+    random = np.random.default_rng(1)
+    weight = numpy_helper.from_array(random.standard_normal((3, CLASSES)).astype("f4"), "weight")
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["class"]),
+    ]
+    results = [helper.make_tensor_value_info("class", TensorProto.FLOAT, [batch, CLASSES])]
+    if outputs == 2:
+        nodes.append(helper.make_node("Relu", ["pooled"], ["second"]))
+        results.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [batch, 3, 1, 1]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])
+    graph = helper.make_graph(nodes, "small", [image], results, [weight])
+    imports = [helper.make_opsetid("", opset)] + [helper.make_opsetid("x.y", 1)] * (domains - 1)
+    return helper.make_model(graph, opset_imports=imports, ir_version=6)
+
+
+def atc(folder, *extra, status=0, model="m.onnx", output="m", shape=f"image:1,3,{SIDE},{SIDE}"):
+    return run(ATC, "--framework=5", f"--model={model}", f"--output={output}", "--input_format=NCHW",
+               f"--input_shape={shape}", "--log=error", "--soc_version=Ascend310", *extra, cwd=folder, status=status)
+
+
+def benchmark(folder, *extra, status=0, batch=1, name="m"):
+    return run(BENCHMARK, "-model_type=vision", "-device_id=0", f"-batch_size={batch}", f"-om_path={name}.om",
+               "-input_text_path=./m.info", f"-input_width={SIDE}", f"-input_height={SIDE}", "-useDvpp=False", *extra,
+               cwd=folder, status=status)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with m.onnx and five random tensors: p/t0.bin to p/t4.bin, listed in m.info."""
+    onnx.save(small_model(), tmp_path / "m.onnx")
+    (tmp_path / "p").mkdir()
+    tensors = np.random.default_rng(2).standard_normal((5, 3, SIDE, SIDE)).astype("<f4")
+    for i, tensor in enumerate(tensors):
+        tensor.tofile(tmp_path / f"p/t{i}.bin")
+    (tmp_path / "m.info").write_text("".join(f"{i} ./p/t{i}.bin {SIDE} {SIDE}\n" for i in range(5)))
+    return tmp_path
+
+
+def expected_logits(folder):
+    session = onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
+    tensors = np.stack([np.fromfile(folder / f"p/t{i}.bin", "<f4").reshape(3, SIDE, SIDE) for i in range(5)])
+    return session.run(["class"], {"image": tensors})[0]
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_xception_through_atc_and_benchmark_is_pytorchs(batch, work, tmp_path, reference_state, reference_images,
+                                                        reference_logits):
+    images = np.concatenate([reference_images, reference_images[::-1] / 2, reference_images[:1] / 3])
+    for i, image in enumerate(images):
+        image.tofile(tmp_path / f"i{i}.bin")
+    (tmp_path / "x.info").write_text("".join(f"{i} {tmp_path}/i{i}.bin 299 299\n" for i in range(len(images))))
+    run(BENCHMARK, "-model_type=vision", "-device_id=2", f"-batch_size={batch}",
+        f"-om_path={work}/xception_bs{batch}.om", "-input_text_path=x.info", "-input_width=299", "-input_height=299",
+        "-output_binary=true", "-useDvpp=false", cwd=tmp_path)
+    dumps = tmp_path / "result/dumpOutput_device2"
+    found = np.stack([np.fromfile(dumps / f"i{i}_1.bin", "<f4") for i in range(len(images))])
+    network = Xception().eval()
+    network.load_state_dict(reference_state)
+    with torch.inference_mode():
+        pytorch = network(torch.from_numpy(images)).numpy()
+    assert np.abs(found[:2] - reference_logits).max() <= 1e-5 * np.abs(reference_logits).max()
+    assert np.abs(found - pytorch).max() <= 1e-5 * np.abs(pytorch).max()
+    session = onnxruntime.InferenceSession(work / "xception.onnx", providers=["CPUExecutionProvider"])
+    assert np.abs(found - session.run(None, {"image": images})[0]).max() <= 1e-5 * np.abs(pytorch).max()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_another_classifier_as_text(batch, small):
+    atc(small, shape=f"image:{batch},3,{SIDE},{SIDE}")
+    benchmark(small, "-output_binary=False", batch=batch)
+    names = sorted(path.name for path in (small / "result/dumpOutput_device0").iterdir())
+    assert names == [f"t{i}_1.txt" for i in range(5)]  # no file for the padding of the last batch
+    for i, logits in enumerate(expected_logits(small)):
+        text = (small / f"result/dumpOutput_device0/t{i}_1.txt").read_text()
+        assert re.fullmatch(r"(-?\d+\.\d{6} ){6}\n", text)
+        np.testing.assert_allclose([float(value) for value in text.split()], logits, atol=2e-6)
+
+
+def test_two_outputs_are_numbered_from_one(small):
+    onnx.save(small_model(outputs=2), small / "m.onnx")
+    atc(small)
+    benchmark(small, "-output_binary")
+    dumps = small / "result/dumpOutput_device0"
+    assert len(list(dumps.iterdir())) == 10
+    assert (dumps / "t0_1.bin").stat().st_size == 4 * CLASSES
+    assert (dumps / "t0_2.bin").stat().st_size == 4 * 3
+    np.testing.assert_allclose(np.fromfile(dumps / "t3_1.bin", "<f4"), expected_logits(small)[3], rtol=1e-5, atol=1e-6)
+
+
+# --- benchmark: files, formats ----------------------------------------------------------------------------------
+
+NUMBER = r"([0-9.e+]+|inf)"
+PERF = re.compile(
+    rf"\[e2e\] throughputRate: {NUMBER}, latency: {NUMBER}\n"
+    rf"\[data read\] throughputRate: {NUMBER}, moduleLatency: {NUMBER}\n"
+    rf"\[preprocess\] throughputRate: {NUMBER}, moduleLatency: {NUMBER}\n"
+    rf"\[infer\] throughputRate: {NUMBER}, Interface throughputRate: {NUMBER}, moduleLatency: {NUMBER}\n"
+    rf"\[post\] throughputRate: {NUMBER}, moduleLatency: {NUMBER}\n")
+
+
+def test_perf_file_and_summary(small):
+    atc(small, shape=f"image:2,3,{SIDE},{SIDE}")
+    output = benchmark(small, batch=2).stdout
+    text = (small / "result/perf_vision_batchsize_2_device_0.txt").read_text()
+    assert "-----------------Performance Summary------------------\n" + text + "-" * 54 + "\n" in output
+    values = [float(value) for value in PERF.fullmatch(text).groups()]
+    e2e, latency, read, read_ms, _, _, infer, interface, _, post, post_ms = values
+    assert e2e == pytest.approx(5 * 1000 / latency, rel=1e-4)  # 5 samples, ms in all
+    assert read_ms == pytest.approx(1000 / read, rel=1e-4)
+    assert post_ms == pytest.approx(1000 / post, rel=1e-4)
+    assert e2e <= infer <= interface
+    assert post <= infer / 5 * 3 * 1.01  # 3 batches for 5 samples: post counts batches
+
+
+def test_pure_inference(small):
+    atc(small, output="some_name_bs4", shape=f"image:4,3,{SIDE},{SIDE}")
+    output = run(BENCHMARK, "-round=3", "-om_path=some_name_bs4.om", "-device_id=1", "-batch_size=4", cwd=small).stdout
+    text = (small / "result/PureInfer_perf_of_some_name_bs4_in_device_1.txt").read_text()
+    rate, latency = re.fullmatch(rf"ave_throughputRate = {NUMBER}samples/s, ave_latency = {NUMBER}ms\n", text).groups()
+    assert float(rate) * float(latency) >= 999  # mean of rates times mean of latencies per sample
+    lines = output.splitlines()
+    assert [line for line in lines if re.fullmatch(rf"\[INFO\] Dataset number: \d finished cost {NUMBER}ms", line)] \
+        == lines[1:4]
+    assert lines[4:] == [
+        "[INFO] PureInfer result saved in ./result/PureInfer_perf_of_some_name_bs4_in_device_1.txt",
+        "-----------------PureInfer Performance Summary------------------",
+        f"[INFO] ave_throughputRate: {rate}samples/s, ave_latency: {latency}ms",
+        "-" * 64,
+    ]
+
+
+def test_old_dumps_stay_and_nothing_else_is_written(small):
+    atc(small)
+    stale = small / "result/dumpOutput_device0/stale_1.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("1 \n")
+    benchmark(small)
+    assert stale.read_text() == "1 \n"
+    assert sorted(path.name for path in small.iterdir()) == ["m.info", "m.om", "m.onnx", "p", "result"]
+    assert not list(small.rglob("*.part"))
+
+
+def test_the_device_is_named(small):
+    atc(small)
+    line = benchmark(small).stdout.splitlines()[0]
+    assert re.fullmatch(r"\[INFO\] CPU stand-in, not an NPU: OpenVINO [\d.]+, (f32|bf16), .+", line)
+
+
+# --- benchmark: refusals ----------------------------------------------------------------------------------------
+
+def refused(result) -> str:
+    assert result.stdout == "" or result.stdout.startswith("[INFO] CPU stand-in"), result.stdout
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_batch_other_than_the_oms(small):
+    atc(small)
+    line = refused(benchmark(small, batch=4, status=3))
+    assert "m.om" in line
+    assert "compiled for batch 1, run with -batch_size=4" in line
+
+
+def test_wrong_tensor_size_is_named(small):
+    atc(small)
+    (small / "p/t3.bin").write_bytes(b"\0" * 10)
+    line = refused(benchmark(small, status=3))
+    assert "./p/t3.bin" in line
+    assert "input data size don't match the model input size" in line
+    assert "10 bytes" in line
+    assert not (small / "result/perf_vision_batchsize_1_device_0.txt").exists()
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("0 ./p/t0.bin 8 8\n0 ./p/t1.bin 8 8\n", "m.info:2"),
+    ("0 ./p/t0.bin 8\n", "m.info:1"),
+    ("x ./p/t0.bin 8 8\n", "m.info:1"),
+    ("", "no sample"),
+])
+def test_bad_info_file(text, told, small):
+    atc(small)
+    (small / "m.info").write_text(text)
+    assert told in refused(benchmark(small, status=3))
+
+
+def test_missing_tensor_is_named(small):
+    atc(small)
+    (small / "p/t1.bin").unlink()
+    assert "./p/t1.bin: No such file" in refused(benchmark(small, status=4))
+
+
+@pytest.mark.parametrize(("flag", "status", "told"), [
+    ("-surplus=1", 1, "ERROR: unknown command line flag 'surplus'"),
+    ("-batch_size=x", 1, "illegal value 'x' specified for int32 flag 'batch_size'"),
+    ("-output_binary=perhaps", 1, "illegal value 'perhaps' specified for bool flag 'output_binary'"),
+    ("-useDvpp=true", 2, "useDvpp"),
+    ("-model_type=cats", 2, "invalid model_type"),
+    ("-batch_size=0", 2, "invalid batch size"),
+    ("-om_path=none.om", 4, "none.om: No such file"),
+])
+def test_bad_command_line(flag, status, told, small):
+    atc(small)
+    assert told in refused(benchmark(small, flag, status=status))
+
+
+def test_neither_info_nor_round(small):
+    atc(small)
+    assert "-input_text_path" in refused(run(BENCHMARK, "-om_path=m.om", cwd=small, status=2))
+
+
+def test_an_ascend_om_is_recognised(small):
+    (small / "m.om").write_bytes(b"IMOD" + struct.pack("<I", 256) + b"\0" * 600)
+    assert "an om for an Ascend chip" in refused(benchmark(small, status=3))
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "header", "empty", "foreign"])
+def test_a_damaged_or_foreign_om(damage, small):
+    atc(small)
+    data = bytearray((small / "m.om").read_bytes())
+    if damage == "short":
+        del data[-1:]
+    elif damage == "flipped":
+        data[-100] ^= 1
+    elif damage == "header":
+        data[8:12] = b"\xff" * 4
+    else:
+        data = b"" if damage == "empty" else b"hello, this is text"
+    (small / "m.om").write_bytes(data)
+    line = refused(benchmark(small, status=3))
+    assert "m.om" in line
+    assert ("damaged host om" in line) == (damage in ("short", "flipped", "header"))
+    assert "atc" in line
+
+
+def test_om_of_another_openvino_version(small):
+    atc(small)
+    header, payload = om.load(small / "m.om")
+    om.save(small / "m.om", dict(header, openvino="1999.1"), payload)
+    assert "compiled by OpenVINO 1999.1" in refused(benchmark(small, status=3))
+
+
+# --- om ---------------------------------------------------------------------------------------------------------
+
+def test_om_header(small):
+    atc(small, shape=f"image:3,3,{SIDE},{SIDE}")
+    data = (small / "m.om").read_bytes()
+    assert data[:8] == b"HOST-OM\n"
+    (length,) = struct.unpack("<I", data[8:12])
+    header = json.loads(data[12:12 + length])
+    assert header["soc"] == "host-cpu"
+    assert header["requested_soc"] == "Ascend310"
+    assert header["batch_size"] == 3
+    assert header["inputs"] == [{"name": "image", "shape": [3, 3, SIDE, SIDE], "dtype": "f32"}]
+    assert header["outputs"] == [{"name": "class", "shape": [3, CLASSES], "dtype": "f32"}]
+    assert header["precision"] == "f32"
+    assert len(header["onnx_sha256"]) == 64
+    assert header["payload_bytes"] == len(data) - 12 - length
+
+
+def test_om_py_describes_and_checks(small):
+    atc(small)
+    tool = SUITE / "host/om.py"
+    assert "m.om: whole host om, batch 1, f32" in run(sys.executable, tool, "m.om", cwd=small).stdout
+    ascend = b"IMOD" + struct.pack("<I68xI", 256, 500) + b"\0" * (256 - 80 + 500)
+    (small / "a.om").write_bytes(ascend)
+    assert "whole om for an Ascend chip" in run(sys.executable, tool, "a.om", cwd=small).stdout
+    (small / "a.om").write_bytes(ascend[:-1])
+    assert "cut short" in run(sys.executable, tool, "a.om", cwd=small, status=3).stderr
+    assert "No such file" in run(sys.executable, tool, "none.om", cwd=small, status=4).stderr
+
+
+# --- atc --------------------------------------------------------------------------------------------------------
+
+def test_console_of_a_success(small):
+    lines = atc(small).stdout.splitlines()
+    assert lines[0] == "ATC start working now, please wait for a moment."
+    assert lines[-1] == "ATC run success, welcome to the next use."
+    assert "not for Ascend310" in lines[1]
+
+
+@pytest.mark.parametrize(("extra", "code"), [
+    (["--mode=2"], "E10001"),
+    (["--framework=7"], "E10007"),
+    (["--model="], "E10004"),
+    (["--output="], "E10004"),
+    (["--output=folder/"], "E10022"),
+    (["--output=a b"], "E10001"),
+    (["--model=none.onnx"], "E19000"),
+    (["--model=sp ace.onnx"], "E10001"),
+    (["--soc_version="], "E10054"),
+    (["--soc_version=ascend310"], "E10001"),
+    (["--input_format=nchw"], "E10001"),
+    (["--log=loud"], "E10010"),
+    (["--disable_reuse_memory=2"], "E10006"),
+    (["--precision_mode=fast"], "E10001"),
+    (["--precision_mode=force_fp16", "--precision_mode_v2=fp16"], "E10001"),
+    (["--input_shape=picture:1,3,8,8"], "E10001: Value [-1] for parameter [image] is invalid. "
+                                        "Reason: maybe you should set input_shape to specify its shape."),
+    (["--input_shape="], "E10001: Value [-1] for parameter [image]"),
+    (["--input_shape=image:1,3,8,8;other:1"], "E10016"),
+    (["--input_shape=image"], "E10002"),
+    (["--input_shape=image:1.5,3,8,8"], "E10002"),
+    (["--input_shape=image:-1,3,8,8"], "E10011"),
+    (["--input_shape=image:0,3,8,8"], "E10011"),
+    (["--input_shape=image:99999999999999999999,3,8,8"], "E10013"),
+    (["--input_shape=image:1,3,8"], "E10049"),
+    (["--dynamic_batch_size=1,4"], "does not support --dynamic_batch_size"),
+    (["--insert_op_conf=aipp.cfg"], "does not support --insert_op_conf"),
+    (["--output_type=FP16"], "FP32 outputs only"),
+    (["--mode=1"], "--mode=0"),
+])
+def test_what_the_real_atc_refuses_is_refused(extra, code, small):
+    shutil.copy(small / "m.onnx", small / "sp ace.onnx")
+    result = atc(small, *extra, status=255)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "ATC start working now, please wait for a moment."
+    assert FAILED in lines
+    assert code in result.stdout
+    assert not list(small.glob("*.om"))
+
+
+def test_unknown_flag(small):
+    result = atc(small, "--speed=11", status=1)
+    assert result.stderr == "ERROR: unknown command line flag 'speed'\n"
+    assert not list(small.glob("*.om"))
+
+
+@pytest.mark.parametrize(("model", "code"), [
+    (small_model(domains=2), "E16005: The model has [2] [--domain_version] fields, but only one is allowed."),
+    (small_model(opset=7), "E19010: No parser is registered for Op [pool, optype [ai.onnx::7::GlobalAveragePool]]"),
+    (small_model(opset=19), "E19010"),
+])
+def test_models_that_atc_cannot_read(model, code, small):
+    onnx.save(model, small / "m.onnx")
+    assert code in atc(small, status=255).stdout
+
+
+def test_a_file_that_is_no_onnx(small):
+    (small / "m.onnx").write_text("hello")
+    assert "not an ONNX model" in atc(small, status=255).stdout
+
+
+def test_om_is_always_appended_and_folders_are_made(small):
+    atc(small, output="deep/er/x.om")
+    assert [path.name for path in (small / "deep/er").iterdir()] == ["x.om.om"]
+
+
+def test_gflags_spellings(small):
+    run(ATC, "-framework", "5", "-model", "m.onnx", "--output", "m", "--input_shape", " image : 1, 3,8 ,8",
+        "--soc_version", "Ascend310P3", cwd=small)
+    assert om.load(small / "m.om")[0]["requested_soc"] == "Ascend310P3"
+
+
+def test_a_static_model_needs_no_input_shape(small):
+    onnx.save(small_model(batch=2), small / "m.onnx")
+    atc(small, shape="")
+    assert om.load(small / "m.om")[0]["batch_size"] == 2
+
+
+def test_flags_without_effect_and_precision_are_named(small):
+    output = atc(small, "--auto_tune_mode=RL,GA", "--precision_mode=force_fp16").stdout
+    assert "--auto_tune_mode=RL,GA has no effect here" in output
+    assert "--precision_mode=force_fp16 is not emulated" in output
+
+
+def test_bf16_names_what_the_cpu_really_computes_in(small):
+    import openvino
+
+    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    output = atc(small, "--precision_mode_v2=mixed_bfloat16").stdout
+    assert om.load(small / "m.om")[0]["precision"] == ("bf16" if has_bf16 else "f32")
+    assert ("this CPU has no bf16" in output) != has_bf16
+    assert (", bf16, " if has_bf16 else ", f32, ") in benchmark(small).stdout.splitlines()[0]
+
+
+def test_a_failed_compile_keeps_the_old_om(small):
+    atc(small)
+    before = (small / "m.om").read_bytes()
+    atc(small, "--input_shape=image:0,3,8,8", status=255)
+    assert (small / "m.om").read_bytes() == before
+
+
+# --- gflags -----------------------------------------------------------------------------------------------------
+
+DEFAULTS = {"name": "", "count": 1, "flag": False}
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ([], {}),
+    (["-name=a=b", "--count", "-3", "-flag"], {"name": "a=b", "count": -3, "flag": True}),
+    (["--flag=YES", "--noflag"], {"flag": False}),
+    (["-flag=t", "-name="], {"flag": True, "name": ""}),
+    (["-name=a", "-name=b", "word"], {"name": "b"}),
+    (["-flag", "False"], {"flag": True}),  # a bool takes no second word
+])
+def test_gflags_parse(words, expected):
+    assert gflags.parse(words, DEFAULTS) == {**DEFAULTS, **expected}
+
+
+@pytest.mark.parametrize("words", [["-x"], ["--count=1.5"], ["--flag=2"], ["-name"]])
+def test_gflags_errors(words):
+    with pytest.raises(SystemExit, match="^ERROR: "):
+        gflags.parse(words, DEFAULTS)
+
+
+def test_header_length_is_bounded(tmp_path):
+    (tmp_path / "x.om").write_bytes(b"HOST-OM\n" + b"\xff\xff\xff\xff" + b"{" * 100)
+    with pytest.raises(Failure, match="damaged host om"):
+        om.load(tmp_path / "x.om")
