@@ -41,6 +41,14 @@ def write(path, data):
         part.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
+def import_openvino():
+    """OpenVINO without its telemetry, which on every import would write to ~/intel and report to its makers."""
+    sys.modules.setdefault("openvino_telemetry", None)  # makes its import fail, for which OpenVINO has a stub
+    import openvino
+
+    return openvino
+
+
 def say(message):
     """One line for the person watching; stdout is kept for results."""
     print(message, file=sys.stderr, flush=True)

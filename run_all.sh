@@ -91,15 +91,20 @@ find_inputs() { # sets weights, images and labels to absolute paths; without arg
 }
 
 set_up_python() { # .venv with requirements.txt, unless there is no .venv and python3 has what this run needs
-  local venv=$suite/.venv modules=(numpy PIL tqdm)
-  [[ $ATC_ENGINE == cann ]] || modules+=(onnx openvino)
+  local venv=$suite/.venv modules=(numpy PIL tqdm) options=()
+  if [[ $ATC_ENGINE == cann ]]; then
+    options=(--system-site-packages) # CANN's atc calls python3 too, and needs packages of its own (README 2)
+  else
+    modules+=(onnx openvino)
+  fi
   [[ $weights == *.onnx ]] || modules+=(onnx openvino torch)
   [[ -n $weights ]] || modules+=(torchvision)
   [[ -d $venv ]] || ! python3 -c 'import sys, importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))' \
     "${modules[@]}" || return 0
   if ! cmp -s "$suite/requirements.txt" "$venv/requirements.txt"; then
     printf 'run_all.sh: installing requirements.txt into %s: some minutes, about 6 GB\n' "$venv" >&2
-    [[ -x $venv/bin/python3 ]] || python3 -m venv "$venv" || die 4 "python3 -m venv failed (Debian: python3-venv)"
+    [[ -x $venv/bin/python3 ]] || python3 -m venv "${options[@]}" "$venv" ||
+      die 4 "python3 -m venv failed (Debian: python3-venv)"
     "$venv/bin/python3" -m pip install --quiet -r "$suite/requirements.txt" >&2 ||
       die 4 "pip could not install requirements.txt into $venv (no network? README 2 tells what an NPU host needs)"
     cp "$suite/requirements.txt" "$venv/requirements.txt" # last: says that all of it is there
@@ -119,6 +124,8 @@ model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weigh
     step "3 Conversion: PyTorch to ONNX" python3 "$suite/xception_pth2onnx.py" "$weights" xception.onnx
   fi
   demo=$(grep -aoF -m1 'demo weights' "$onnx" || true)
+  [[ -z $demo || $weights != *.onnx ]] ||
+    die 2 "$weights holds demo weights: give their checkpoint, to measure a reference from"
 }
 
 is_made() { # RECORD COMMAND: whether RECORD says that COMMAND was done, and the files that it names are as they were
@@ -150,8 +157,9 @@ tensors() { # README 4
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
-whole_dumps() { # FOLDER: how many dumps of 1000 numbers it holds, none of them NaN or infinite
-  find "$1" -type f -exec awk 'FNR == 1 && NF == 1000 && !/[Nn]/ { print 1 }' {} + 2>/dev/null | wc -l || true
+whole_dumps() { # FOLDER: how many dumps it holds that have as many values as the first, none of them NaN or infinite
+  find "$1" -type f -exec awk 'NR == 1 { classes = NF } FNR == 1 && NF == classes && !/[Nn]/' {} + 2>/dev/null |
+    wc -l || true
 }
 
 infer() { # BATCH: README 5; leaves the dumps in result/dumpOutput_bs<BATCH>
@@ -174,13 +182,13 @@ infer() { # BATCH: README 5; leaves the dumps in result/dumpOutput_bs<BATCH>
   grep -q 'Interface throughputRate: [0-9]' "$perf" 2>/dev/null ||
     die 4 "step \"$name\": no Interface throughputRate in $workdir/$perf"
   mv "$dumps" "result/dumpOutput_bs$1"
-  note_made "$made" "$(command -v "$benchmark") ${command[*]}" "xception_bs$1.om" xception.info prep_dataset/manifest.json "$perf"
+  note_made "$made" "$(command -v "$benchmark") ${command[*]}" \
+    "xception_bs$1.om" xception.info prep_dataset/manifest.json "$perf"
 }
 
 reference() { # README 6: sets reference; that of demo weights is what plain PyTorch gets on the same photos
   reference=$published
   [[ -n $demo ]] || return 0
-  [[ $weights != *.onnx ]] || die 2 "$weights holds demo weights: give their checkpoint, to measure a reference from"
   step "6 Accuracy: reference, plain PyTorch on the same photos" \
     python3 "$suite/test/pytorch_reference.py" "$weights" "$images" "$labels" "--resize=$resize" >reference.txt
   reference=$(<reference.txt)
@@ -226,7 +234,8 @@ main() {
   find_inputs
   # shellcheck source=env.sh
   source "$suite/env.sh"
-  command -v "$benchmark" >/dev/null || die 4 "$benchmark: not found; lay CANN's binary beside run_all.sh, or put it on PATH"
+  command -v "$benchmark" >/dev/null ||
+    die 4 "$benchmark: not found; lay CANN's binary beside run_all.sh, or put it on PATH"
   set_up_python
   mkdir -p "$workdir"
   workdir=$(realpath "$workdir")
@@ -247,4 +256,4 @@ main() {
   return "$verdict"
 }
 
-main "$@"
+main "$@"; exit # on one line: bash must read no further, should this file change while it runs

@@ -25,7 +25,7 @@ import re
 import warnings
 from pathlib import Path
 
-from common import Failure, listing, replacing, run, say
+from common import Failure, import_openvino, listing, replacing, run, say
 
 PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
 PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
@@ -155,10 +155,9 @@ def export(network, part: Path, metadata: dict):
 
 def largest_difference(network, part: Path) -> float:
     """Largest |ONNX - PyTorch| over random batches of 1 and 3, as a share of PyTorch's largest logit."""
-    import openvino
     import torch
 
-    compiled = openvino.Core().compile_model(str(part), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = import_openvino().Core().compile_model(str(part), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     worst = 0.0
     for batch in (1, 3):
         images = torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(batch)) * 2 - 1

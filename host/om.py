@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # common.py
-from common import Failure, replacing, run  # noqa: E402
+from common import Failure, import_openvino, replacing, run  # noqa: E402
 
 MAGIC = b"HOST-OM\n"
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om that the real atc wrote
@@ -79,8 +79,7 @@ def effective_precision(compiled) -> str:
 
 def open_engine(path: Path) -> tuple:
     """Load a host om and make it ready to run: (header, openvino.CompiledModel). Raises Failure, naming the file."""
-    import openvino
-
+    openvino = import_openvino()
     header, payload = load(path)
     if header["openvino"] != openvino.get_version():
         raise Failure(f"{path}: compiled by OpenVINO {header['openvino']}, here is {openvino.get_version()}: "

@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import SUITE, run
 from onnx import TensorProto, helper, numpy_helper
 
 import gflags
 import om
-from common import Failure
+from common import Failure, import_openvino
+from conftest import SUITE, run
 from xception import Xception
 
 ATC, BENCHMARK = SUITE / "host/atc", SUITE / "host/benchmark.x86_64"
@@ -395,9 +395,7 @@ def test_flags_without_effect_and_precision_are_named(small):
 
 
 def test_bf16_names_what_the_cpu_really_computes_in(small):
-    import openvino
-
-    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     output = atc(small, "--precision_mode_v2=mixed_bfloat16").stdout
     assert om.load(small / "m.om")[0]["precision"] == ("bf16" if has_bf16 else "f32")
     assert ("this CPU has no bf16" in output) != has_bf16

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import SUITE, run
 
 import xception_pth2onnx
 from common import Failure
+from conftest import SUITE, run
 
 SCRIPT = SUITE / "xception_pth2onnx.py"
 

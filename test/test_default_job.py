@@ -1,0 +1,185 @@
+"""The default job end to end, what makes it fail, and the README's commands as printed."""
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import SUITE, run
+
+DATA = SUITE / "test/data/imagenet"
+MADE_SLOWLY = ("demo.pth.tar", "xception.onnx", "xception_bs1.om", "xception_bs1.om.made", "xception_bs16.om",
+               "xception_bs16.om.made")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """The home directory of the default job: empty before it."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def default_job(tmp_path_factory, home):
+    """(finished process, work directory) of `bash run_all.sh`."""
+    work = tmp_path_factory.mktemp("job") / "work"
+    return run("bash", SUITE / "run_all.sh", "--workdir", work, cwd=home, env={"HOME": str(home)}), work
+
+
+def copy_of_the_suite(folder, work):
+    """A checkout in `folder` with the same .venv, and of `work` what takes long to make."""
+    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=SUITE,
+                           capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SUITE / name, folder / name, follow_symlinks=False)
+    os.symlink(SUITE / ".venv", folder / ".venv")
+    (folder / "work").mkdir()
+    for name in MADE_SLOWLY:
+        if not name.endswith(".made"):
+            os.link(work / name, folder / "work" / name)
+            continue
+        text = (work / name).read_text().replace(f"{SUITE}/", f"{folder}/")
+        (folder / "work" / name).write_text(text)
+    return folder
+
+
+def top1(work, batch=1) -> str:
+    rows = json.loads((work / f"result_bs{batch}.json").read_text())["value"]
+    return {row["key"]: row["value"] for row in rows}["Top1 accuracy"]
+
+
+def test_every_step_ran_and_the_tables_say_what_they_are(default_job):
+    process, work = default_job
+    titles = re.findall(r"^== (\d[^\n]*)$", process.stderr, re.MULTILINE)
+    assert titles == [
+        "1 Model: demo weights", "3 Conversion: PyTorch to ONNX", "3 Conversion: ONNX to om, batch 1",
+        "3 Conversion: ONNX to om, batch 16", "4 Data set: images to tensors", "4 Data set: info file",
+        "5 Offline inference, batch 1", "5 Offline inference, batch 16",
+        "6 Accuracy: reference, plain PyTorch on the same photos", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
+    ]
+    tables = process.stdout[process.stdout.index("== Accuracy"):]
+    assert "PASSED: top-1 equals the reference, top-5 equals the reference" in tables
+    assert "Demo weights, fitted to these photos: they know nothing of ImageNet." in tables
+    assert tables.count("Device: CPU stand-in, not an NPU: OpenVINO") == 2
+    rows = re.findall(r"^ +(1|16) +([\d.]+) +- +([\d.]+)$", tables, re.MULTILINE)
+    assert [batch for batch, _, _ in rows] == ["1", "16"]
+    assert all(float(interface) >= float(e2e) > 0 for _, interface, e2e in rows)
+    assert "78.892" not in process.stdout  # ImageNet's reference is not the demo's
+
+
+def test_the_files_are_what_the_contract_says(default_job):
+    _, work = default_job
+    images = sorted(path.name for path in (DATA / "val").iterdir())
+    stems = [name.split(".")[0] for name in images]
+    assert (work / "xception.info").read_text() == \
+        "".join(f"{i} ./prep_dataset/{stem}.bin 299 299\n" for i, stem in enumerate(stems))
+    assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {1_072_812}
+    for batch in (1, 16):
+        dumps = sorted(path.name for path in (work / f"result/dumpOutput_bs{batch}").iterdir())
+        assert dumps == [f"{stem}_1.txt" for stem in stems]
+    assert (work / "result_bs1.json").read_bytes() == (work / "result_bs16.json").read_bytes()
+    assert not list(work.rglob("*.part"))
+
+
+def test_nothing_is_written_into_the_home_directory(default_job, home):
+    assert list(home.iterdir()) == []
+
+
+def test_a_second_run_reuses_everything(default_job, tmp_path):
+    _, work = default_job
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.om")}
+    before.update({path: path.stat().st_mtime_ns for path in work.rglob("*_1.txt")})
+    accuracy = (work / "result_bs1.json").read_bytes()
+    again = run("bash", SUITE / "run_all.sh", "--workdir", work, cwd=tmp_path)
+    assert "45 tensors in prep_dataset (0 made, 45 kept)" in again.stdout
+    assert "demo.pth.tar: made before from the same photos, kept" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert (work / "result_bs1.json").read_bytes() == accuracy
+
+
+def mutate(file, old, new):
+    text = file.read_text()
+    assert text.count(old) == 1, f"{file} no longer has {old!r} once: adapt this test"
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(("name", "old", "new"), [
+    ("img_preprocess.py", "crop.transpose(2, 0, 1)", "crop[:, :, ::-1].transpose(2, 0, 1)"),  # red and blue swapped
+    ("img_preprocess.py", " - np.float32(MEAN)) / np.float32(STD)", ") / np.float32(1)"),  # no normalisation
+    ("imagenet_acc_eval.py", "label = labels[image] + ", "label = labels[image] + 1 + "),  # labels off by one
+], ids=["red-blue swap", "missing normalisation", "labels off by one"])
+def test_a_mutation_makes_the_job_fail(name, old, new, default_job, tmp_path):
+    copy = copy_of_the_suite(tmp_path, default_job[1])
+    mutate(copy / name, old, new)
+    result = run("bash", "run_all.sh", "--batch_sizes", "1", cwd=copy, status=1)
+    assert "FAILED: top-1 is" in result.stdout
+    assert float(top1(copy / "work").rstrip("%")) < 50 < float(top1(default_job[1]).rstrip("%"))
+
+
+def test_labels_that_do_not_belong_to_the_weights_are_told(default_job, tmp_path):
+    (tmp_path / "val").symlink_to(DATA / "val")
+    rows = [line.split() for line in (DATA / "val_label.txt").read_text().splitlines()]
+    (tmp_path / "val_label.txt").write_text("".join(f"{name} {int(label) + 1}\n" for name, label in rows))
+    result = run("bash", SUITE / "run_all.sh", "--weights", default_job[1] / "demo.pth.tar", "--datasets_path",
+                 tmp_path, "--batch_sizes=16", "--workdir", tmp_path / "work", cwd=tmp_path, status=3)
+    assert "do not belong together" in result.stderr
+    assert "6 Accuracy: reference" in result.stderr.splitlines()[-1]
+
+
+# --- README -----------------------------------------------------------------------------------------------------
+
+def readme_blocks(language: str) -> list:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (SUITE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_commands_run_as_printed(default_job, tmp_path):
+    """All commands in one shell, in order, in a new checkout; but for the two that cannot run inside a test.
+
+    `bash test/run.sh` is what runs this test; the real weights are not to be had here, and their absence is
+    what the command must then name.
+    """
+    copy = copy_of_the_suite(tmp_path, default_job[1])
+    commands = "".join(readme_blocks("bash"))
+    assert commands.count("bash test/run.sh\n") == 1
+    real = "bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu\n"
+    assert commands.count(real) == 1
+    commands = commands.replace("bash test/run.sh\n", "").replace(real, f"if {real.rstrip()}; then exit 99; fi\n")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    result = subprocess.run(["bash", "-euo", "pipefail"], input=commands, cwd=copy, env=environment,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "xception-c0a72b38.pth.tar: no such file; README 1" in result.stderr
+    assert "20 of 45 tensors compared with torchvision: every bit equal" in result.stdout
+    assert "agrees with result_bs1.json" in result.stdout
+    assert result.stdout.count("PASSED") >= 4
+    assert "ave_throughputRate" in result.stdout
+    assert top1(copy) == top1(copy, 16) == top1(copy / "work")
+    clean = subprocess.run(["git", "init", "-q"], cwd=copy, check=True) and subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=normal", "-z"], cwd=copy, capture_output=True, text=True,
+        check=True).stdout
+    left_over = {name[3:].rstrip("/") for name in clean.split("\0") if name} - {path.name for path in SUITE.iterdir()}
+    assert not left_over, f"not in .gitignore: {left_over}"
+
+
+def test_readme_has_the_guides_sections_and_published_figures():
+    text = (SUITE / "README.md").read_text()
+    assert re.findall(r"^## (\d)\. (\w+)", text, re.MULTILINE) == [
+        ("1", "Model"), ("2", "Environment"), ("3", "Conversion"), ("4", "Data"), ("5", "Offline"),
+        ("6", "Accuracy"), ("7", "Performance")]
+    for figure in ("78.892", "94.292", "78.35", "94.31", "78.8 ", "94.33", "203a36dce3e49d45e5d742efbad5ba65",
+                   "158.623", "182.215", "203.357", "198.865", "164.302", "7b9718b", "1610.02357"):
+        assert figure in text, figure
+
+
+def test_the_readmes_example_has_the_shape_of_what_is_printed(default_job):
+    process, _ = default_job
+    tables = process.stdout[process.stdout.index("== Accuracy"):]
+
+    def shape(text):
+        text = re.sub(r"OpenVINO .*", "OpenVINO", text)
+        return [re.sub(r"[\d.]+", "#", line).split() for line in text.strip().splitlines()]
+
+    (example,) = [block for block in readme_blocks("text") if block.startswith("== Accuracy")]
+    assert shape(example) == shape(tables)

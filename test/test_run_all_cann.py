@@ -1,0 +1,519 @@
+"""run_all.sh on an NPU host: the real script, driven against the fake atc and benchmark of fake_cann/.
+
+A tiny ONNX file and 20 of the demo photos keep a run at a few seconds. One run is shared; tests that go on from
+it take a copy of its work directory. What a host with an NPU may lack (torch, openvino) is kept out of reach.
+"""
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+SUITE = Path(__file__).resolve().parent.parent
+FAKES = SUITE / "test/fake_cann"
+PHOTOS = SUITE / "test/data/imagenet"
+BENCHMARK = f"benchmark.{platform.machine()}"
+IMAGES = 20
+TOP1 = "0.8"  # share of the images that the fake benchmark gets right: 16, above the published 78.892 %
+NOT_ON_AN_NPU_HOST = ("torch", "torchvision", "openvino")
+
+TITLES = [
+    "work directory", "3 Conversion: ONNX to om, batch 1", "3 Conversion: ONNX to om, batch 16",
+    "4 Data set: images to tensors", "4 Data set: info file", "5 Offline inference, batch 1",
+    "5 Offline inference, batch 16", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
+]
+
+
+def atc_call(batch, model, soc_version="Ascend310"):
+    return ["atc", "--framework=5", f"--model={model}", f"--output=xception_bs{batch}", "--input_format=NCHW",
+            f"--input_shape=image:{batch},3,299,299", "--log=error", f"--soc_version={soc_version}"]
+
+
+def benchmark_call(batch):
+    return [BENCHMARK, "-model_type=vision", "-device_id=0", f"-batch_size={batch}", f"-om_path=xception_bs{batch}.om",
+            "-input_text_path=./xception.info", "-input_width=299", "-input_height=299", "-output_binary=False",
+            "-useDvpp=False"]
+
+
+# ---- a data set, a network, a run
+
+def make_onnx(path: Path, bias=0.0, note="") -> Path:
+    """image (-1, 3, 299, 299) -> GlobalAveragePool, Flatten, Gemm -> class (-1, 1000)."""
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["image"], ["pooled"], name="GlobalAveragePool_0"),
+         helper.make_node("Flatten", ["pooled"], ["flat"], name="Flatten_1"),
+         helper.make_node("Gemm", ["flat", "weight", "bias"], ["class"], name="Gemm_2", transB=1)],
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [-1, 3, 299, 299])],
+        [helper.make_tensor_value_info("class", TensorProto.FLOAT, [-1, 1000])],
+        [helper.make_tensor("weight", TensorProto.FLOAT, (1000, 3), [0.0] * 3000),
+         helper.make_tensor("bias", TensorProto.FLOAT, (1000,), [bias] * 1000)],
+        doc_string=note,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)]), str(path))
+    return path
+
+
+def make_data_set(folder: Path) -> Path:
+    """val/ with links to photos, and their val_label.txt."""
+    (folder / "val").mkdir(parents=True)
+    lines = (PHOTOS / "val_label.txt").read_text().splitlines()[::2][:IMAGES]
+    for line in lines:
+        (folder / "val" / line.split()[0]).symlink_to(PHOTOS / "val" / line.split()[0])
+    (folder / "val_label.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_suite(folder: Path) -> Path:
+    """The checkout by links, but without a .venv, or a benchmark binary, that may lie in the real one."""
+    folder.mkdir()
+    for name in ("run_all.sh", "env.sh", "requirements.txt", "host", "test", *(p.name for p in SUITE.glob("*.py"))):
+        (folder / name).symlink_to(SUITE / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """suite, tiny.onnx, the data set D (as D/imagenet), and a folder of modules that fail to import."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_data_set(folder / "D/imagenet")
+    (folder / "modules").mkdir()
+    for name in NOT_ON_AN_NPU_HOST:
+        (folder / f"modules/{name}.py").write_text(f"raise ImportError('{name}: not on an NPU host')\n")
+    return SimpleNamespace(suite=make_suite(folder / "suite"), onnx=make_onnx(folder / "tiny.onnx"), data=folder / "D",
+                           labels=folder / "D/imagenet/val_label.txt", modules=folder / "modules", folder=folder)
+
+
+def environment(inputs, folder, tools=FAKES, **changes):
+    """What a process gets: the fake CANN first on PATH, and no other CANN, home or setting of this machine."""
+    path = [str(tools), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
+    return {"PATH": os.pathsep.join(path), "HOME": str(folder), "ASCEND_INSTALL_PATH": str(folder / "no_cann"),
+            "PYTHONPATH": str(inputs.modules), "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_INDEX": "1",
+            "FAKE_CANN_LOG": str(folder / "calls.jsonl"), "FAKE_CANN_LABELS": str(inputs.labels),
+            "FAKE_CANN_TOP1": TOP1, **changes}
+
+
+def run_all(inputs, folder, *arguments, suite=None, tools=FAKES, **changes):
+    """Run run_all.sh in `folder`; return status, out, err, and the calls of atc and benchmark that it made."""
+    log = folder / "calls.jsonl"
+    log.write_text("")
+    done = subprocess.run(["bash", (suite or inputs.suite) / "run_all.sh", *map(str, arguments)], cwd=folder,
+                          env=environment(inputs, folder, tools, **changes), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
+    calls = [json.loads(line) for line in log.read_text().splitlines()]
+    return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr,
+                           calls=[[call["tool"], *call["argv"]] for call in calls],
+                           folders={call["cwd"] for call in calls})
+
+
+@pytest.fixture
+def run(inputs, tmp_path):
+    """Run run_all.sh on the shared inputs, with tmp_path/work, and what a test adds; the last option given wins."""
+    def call(*arguments, **changes):
+        shared = ("--weights", inputs.onnx, "--datasets_path", inputs.data)
+        return run_all(inputs, tmp_path, *shared, *arguments, **changes)
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """The shared run, with nothing but what is mandatory; its work directory must not be written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = run_all(inputs, folder, "--weights", inputs.onnx, "--datasets_path", inputs.data)
+    assert done.status == 0, done.err
+    done.work = folder / "work"
+    return done
+
+
+@pytest.fixture
+def work(finished, tmp_path):
+    """A copy of the shared work directory, where `run` goes on."""
+    def copy(source, target):  # bins are never written in place, and are nearly all of the size
+        return os.link(source, target) if source.endswith(".bin") else shutil.copy2(source, target)
+    return shutil.copytree(finished.work, tmp_path / "work", copy_function=copy)
+
+
+def lines(text):
+    """The lines of `text`, with single blanks."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def tables(done):
+    """What is printed once all is done, from the first table on; None if there is none."""
+    return done.out[done.out.index("\n== Accuracy"):] if "\n== Accuracy" in done.out else None
+
+
+def rows(done):
+    """The throughput table as lists of words, without its header."""
+    _, header, body = done.out.partition("x4 = per card           e2e\n")
+    assert header
+    return [line.split() for line in body.splitlines()]
+
+
+def banners(done):
+    """{title: command} in the order printed; a step that was not needed has none."""
+    return dict(re.findall(r"^== (.*)\n\$ (.*)$", done.err, re.MULTILINE))
+
+
+def content(folder):
+    """{path: bytes} of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def failed_step(done):
+    """The step that the last line on stderr names; the run must have ended there, without a verdict."""
+    assert done.status != 0
+    assert tables(done) is None
+    match = re.match(r'run_all\.sh: step "([^"]*)"', done.err.splitlines()[-1])
+    assert match, done.err
+    return match[1]
+
+
+# ---- a whole run
+
+def test_atc_and_benchmark_get_the_documented_command_lines(inputs, finished):
+    assert finished.calls == [atc_call(1, inputs.onnx), atc_call(16, inputs.onnx),
+                              benchmark_call(1), benchmark_call(16)]
+    assert finished.folders == {str(finished.work)}
+
+
+def test_verdict_and_tables(finished):
+    printed = lines(tables(finished))
+    assert printed[:4] == ["", "== Accuracy, batch 1", "Device: Ascend310, device 0", printed[3]]
+    assert printed[3].startswith("top-1 80.00 % (16 / 20) reference 78.892 %")
+    assert any(line.startswith("top-5 100.00 % (20 / 20) reference 94.292 %") for line in printed)
+    assert any(line.startswith("PASSED: top-1 is 1.108 points above the reference") for line in printed)
+    start = printed.index("== Throughput, images/s")
+    assert printed[start + 1:] == ["Device: Ascend310, device 0", "batch Interface throughputRate x4 = per card e2e",
+                                   "1 158.623 634.492 108.021", "16 198.865 795.46 127.923"]
+
+
+def test_both_batch_sizes_are_scored(finished):
+    assert finished.out.split("\n== Accuracy")[0].count("PASSED") == 2
+    assert "agrees with result_bs1.json: largest difference 0.00 points" in finished.out
+    results = [(finished.work / f"result_bs{batch}.json").read_bytes() for batch in (1, 16)]
+    assert results[0] == results[1]
+    values = {row["key"]: row["value"] for row in json.loads(results[0])["value"]}
+    assert values == {"Number of images": "20", "Number of classes": "1000", "Top1 accuracy": "80.0%",
+                      **{f"Top{k} accuracy": "100.0%" for k in range(2, 6)}}
+
+
+def test_each_batch_size_keeps_its_dumps(inputs, finished):
+    dumps = [content(finished.work / f"result/dumpOutput_bs{batch}") for batch in (1, 16)]
+    assert dumps[0] == dumps[1]
+    assert list(dumps[0]) == sorted(path.stem + "_1.txt" for path in (inputs.data / "imagenet/val").iterdir())
+    assert not (finished.work / "result/dumpOutput_device0").exists()
+
+
+def test_no_half_written_file_is_left(finished):
+    assert [name for name in content(finished.work) if name.endswith(".part")] == []
+
+
+def test_every_step_has_its_banner(inputs, finished):
+    commands = banners(finished)
+    assert list(commands) == TITLES
+    for batch in (1, 16):
+        assert shlex.split(commands[f"3 Conversion: ONNX to om, batch {batch}"]) == atc_call(batch, inputs.onnx)
+        assert shlex.split(commands[f"5 Offline inference, batch {batch}"]) == benchmark_call(batch)
+    assert "--reference=78.892,94.292" in shlex.split(commands["6 Accuracy, batch 16"])
+
+
+def test_banners_can_be_run_by_hand(inputs, finished, work, tmp_path):
+    expected = content(work)
+    commands = banners(finished)
+    shutil.rmtree(work / "prep_dataset")
+    for name in ("xception.info", "xception_bs16.om", "result_bs16.json", "result/dumpOutput_bs16"):
+        path = work / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for title in [title for title in TITLES[1:] if not title.endswith("batch 1")]:
+        done = subprocess.run(["bash", "-c", commands[title]], cwd=work, env=environment(inputs, tmp_path),
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if title.startswith("5"):  # run_all.sh moves them too
+            (work / "result/dumpOutput_device0").rename(work / "result/dumpOutput_bs16")
+    assert content(work) == expected
+
+
+# ---- other options
+
+def test_no_per_card_figure_for_other_chips(inputs, run, work):
+    done = run("--soc_version", "Ascend310P3")
+    assert done.status == 0
+    assert done.calls == [*(atc_call(batch, inputs.onnx, "Ascend310P3") for batch in (1, 16)),
+                          benchmark_call(1), benchmark_call(16)]
+    assert lines(done.out).count("Device: Ascend310P3, device 0") == 2
+    assert rows(done) == [["1", "158.623", "-", "108.021"], ["16", "198.865", "-", "127.923"]]
+
+
+def test_a_further_batch_size(inputs, run, work):
+    done = run("--batch_sizes", "1,4")
+    assert done.status == 0
+    assert done.calls == [atc_call(4, inputs.onnx), benchmark_call(4)]
+    assert [row[:3] for row in rows(done)] == [["1", "158.623", "634.492"], ["4", "182.215", "728.86"]]
+
+
+def test_gate_not_met(run, work):
+    shutil.rmtree(work / "result")
+    done = run(FAKE_CANN_TOP1="0.5")
+    assert done.status == 1
+    printed = lines(tables(done))
+    assert printed[3].startswith("top-1 50.00 % (10 / 20) reference 78.892 %")
+    assert any(line.startswith("FAILED: top-1 is 28.892 points below the reference") for line in printed)
+    assert rows(done) == [["1", "158.623", "634.492", "108.021"], ["16", "198.865", "795.46", "127.923"]]
+
+
+def test_batch_sizes_that_disagree(run, work):
+    shutil.rmtree(work / "result/dumpOutput_bs16")
+    done = run(FAKE_CANN_TOP1="1")
+    assert done.status == 1
+    assert done.out.count("PASSED") == 3 and "FAILED" not in done.out
+    assert "DISAGREES with result_bs1.json: largest difference 20.00 points" in done.out
+    assert len(rows(done)) == 2
+
+
+def test_data_set_without_imagenet_folder_and_values_after_equal_signs(inputs, finished, tmp_path):
+    data = make_data_set(tmp_path / "set=1")
+    done = run_all(inputs, tmp_path, f"--datasets_path={data}", f"--weights={inputs.onnx}", "--batch_sizes=1",
+                   "--workdir=here", "--resize=299", "--soc_version=Ascend710")
+    assert done.status == 0, done.err
+    assert done.calls == [atc_call(1, inputs.onnx, "Ascend710"), benchmark_call(1)]
+    assert (tmp_path / "here/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+    assert json.loads((tmp_path / "here/prep_dataset/manifest.json").read_text())["recipe"]["resize"] == 299
+    assert not (tmp_path / "work").exists()
+
+
+def test_old_spellings_in_the_perf_file(run, work):
+    shutil.rmtree(work / "result")
+    done = run("--batch_sizes=1", FAKE_CANN_FAIL="old-tags")
+    assert done.status == 0
+    assert "[inference] " in (work / "result/perf_vision_batchsize_1_device_0.txt").read_text()
+    assert rows(done) == [["1", "158.623", "634.492", "108.021"]]
+
+
+# ---- the same command again
+
+def test_the_same_command_again_does_nothing_anew(finished, run, work):
+    expected = content(work)
+    done = run("--batch_sizes=1,16", "--workdir=work", "--resize=333", "--soc_version=Ascend310")
+    assert (done.status, done.calls) == (0, [])
+    assert "20 tensors in prep_dataset (0 made, 20 kept)" in done.out
+    assert tables(done) == tables(finished)
+    assert content(work) == expected
+
+
+def test_only_what_depends_on_a_change_is_done_anew(inputs, tmp_path):
+    model, data = make_onnx(tmp_path / "own.onnx"), make_data_set(tmp_path / "own")
+
+    def go():
+        done = run_all(inputs, tmp_path, "--weights=own.onnx", "--datasets_path=own", "--batch_sizes=1")
+        bins = re.search(r"\((\d+) made, (\d+) kept\)", done.out)
+        return done.status, done.calls, bins and bins.groups(), lines(tables(done) or "")[3:4]
+
+    status, calls, bins, top1 = go()
+    assert (status, calls, bins) == (0, [atc_call(1, model), benchmark_call(1)], ("20", "0"))
+    make_onnx(model, bias=1.0)
+    assert go() == (0, [atc_call(1, model), benchmark_call(1)], ("0", "20"), top1)
+    first, second = sorted((data / "val").iterdir())[:2]
+    os.utime(shutil.copy(second, data / "new"), (1, 1))
+    (data / "new").replace(first)
+    assert go() == (0, [benchmark_call(1)], ("1", "19"), top1)
+    labels = data / "val_label.txt"
+    labels.write_text(re.sub(rf"{second.name} \d+", f"{second.name} 0", labels.read_text()))  # 16 right before, now 15
+    status, calls, bins, top1 = go()
+    assert (status, calls, bins) == (1, [], ("0", "20"))
+    assert top1[0].startswith("top-1 75.00 % (15 / 20)")
+
+
+def test_another_resize_makes_bins_and_dumps_anew(run, work):
+    before = content(work / "prep_dataset")
+    done = run("--resize", "342")
+    assert done.status == 0
+    assert done.calls == [benchmark_call(1), benchmark_call(16)]
+    after = content(work / "prep_dataset")
+    assert list(after) == list(before)
+    assert all(after[name] != before[name] for name in before)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda om: om.write_bytes(om.read_bytes()[:300]),
+                                    lambda om: om.write_bytes(om.read_bytes()[::-1])], ids=["gone", "cut", "other"])
+def test_an_om_that_is_not_as_it_was_is_compiled_anew(inputs, run, work, damage):
+    expected = content(work)
+    damage(work / "xception_bs16.om")
+    done = run()
+    assert (done.status, done.calls) == (0, [atc_call(16, inputs.onnx)])
+    assert content(work) == expected
+
+
+@pytest.mark.parametrize("name, damage", [
+    ("dumpOutput_bs16", shutil.rmtree),
+    ("dumpOutput_bs16", lambda folder: next(folder.iterdir()).unlink()),
+    ("dumpOutput_bs16", lambda folder: next(folder.iterdir()).write_bytes(b"")),
+    ("dumpOutput_bs16", lambda folder: (folder / "stale_1.txt").write_text("1.0 " * 1000 + "\n")),
+    ("perf_vision_batchsize_16_device_0.txt", Path.unlink),
+], ids=["all dumps gone", "one dump gone", "one dump empty", "one dump more", "perf file gone"])
+def test_results_that_are_not_as_they_were_are_made_anew(run, work, name, damage):
+    expected = content(work)
+    damage(work / "result" / name)
+    done = run()
+    assert (done.status, done.calls) == (0, [benchmark_call(16)])
+    assert content(work) == expected
+
+
+# ---- atc and benchmark fail
+
+@pytest.mark.parametrize("fault, status", [("no-om", 4), ("exit255", 255), ("truncated-om", 4)])
+def test_atc_fails(inputs, finished, run, tmp_path, fault, status):
+    bad = run("--batch_sizes=1", FAKE_CANN_FAIL=fault)
+    assert failed_step(bad) == "3 Conversion: ONNX to om, batch 1"
+    assert (bad.status, bad.calls) == (status, [atc_call(1, inputs.onnx)])
+    good = run("--batch_sizes=1")
+    assert (good.status, good.calls) == (0, [atc_call(1, inputs.onnx), benchmark_call(1)])
+    assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+
+
+def test_an_old_om_does_not_stand_in_for_one_that_atc_did_not_write(inputs, run, work):
+    bad = run("--soc_version=Ascend310P3", FAKE_CANN_FAIL="no-om")
+    assert failed_step(bad) == "3 Conversion: ONNX to om, batch 1"
+    assert not (work / "xception_bs1.om").exists()
+    good = run()
+    assert (good.status, good.calls) == (0, [atc_call(1, inputs.onnx)])
+
+
+@pytest.mark.parametrize("fault", ["missing-dumps", "stale-dumps", "init-exit0", "init-exit1", "size-mismatch",
+                                   "no-perf", "nan", "short-dump"])
+def test_benchmark_fails(run, work, fault):
+    """On top of the dumps and the perf file of an earlier run that was interrupted."""
+    expected = content(work)
+    (work / "result/dumpOutput_bs1.made").unlink()
+    (work / "result/dumpOutput_bs1").rename(work / "result/dumpOutput_device0")
+    bad = run("--batch_sizes=1", FAKE_CANN_FAIL=fault)
+    assert failed_step(bad) == "5 Offline inference, batch 1"
+    assert bad.calls == [benchmark_call(1)]
+    good = run("--batch_sizes=1")
+    assert (good.status, good.calls) == (0, [benchmark_call(1)])
+    assert content(work) == expected
+
+
+def test_scoring_fails_and_goes_on_once_the_labels_are_mended(finished, inputs, run, work, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/val").symlink_to(inputs.data / "imagenet/val")
+    labels, rest = tmp_path / "own/val_label.txt", inputs.labels.read_text()
+    labels.write_text(rest.partition("\n")[2])
+    bad = run("--datasets_path=own")
+    assert failed_step(bad) == "6 Accuracy, batch 1"
+    assert (bad.status, bad.calls) == (3, [])
+    labels.write_text(rest)
+    good = run("--datasets_path=own")
+    assert (good.status, good.calls) == (0, [])
+    assert tables(good) == tables(finished)
+
+
+def test_benchmark_missing(inputs, run, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "atc").symlink_to(FAKES / "atc")
+    done = run(tools=tools)
+    assert (done.status, done.out, done.calls) == (4, "", [])
+    assert done.err.splitlines()[-1].startswith(f"run_all.sh: {BENCHMARK}: not found; ")
+    assert not (tmp_path / "work").exists()
+
+    suite = make_suite(tmp_path / "suite")  # the remedy that the message names
+    (suite / BENCHMARK).symlink_to(FAKES / BENCHMARK)
+    done = run("--batch_sizes=1", tools=tools, suite=suite)
+    assert (done.status, done.calls) == (0, [atc_call(1, inputs.onnx), benchmark_call(1)])
+
+
+# ---- paths that CANN does not take
+
+def test_work_directory_with_blanks(finished, run, tmp_path):
+    """Nothing that atc and benchmark are given leads through it, as long as the weights lie elsewhere."""
+    work = tmp_path / "my own  work"
+    done = run("--batch_sizes=1", "--workdir", work)
+    assert (done.status, done.folders) == (0, {str(work)})
+    assert (work / "result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+    there = subprocess.run(["bash", "-c", banners(done)["work directory"] + " && pwd"], cwd="/", capture_output=True,
+                           text=True, check=True)
+    assert there.stdout == f"{work}\n"
+
+
+def test_weights_in_a_folder_with_blanks(run, tmp_path):
+    folder = tmp_path / "my work"
+    folder.mkdir()
+    model = make_onnx(folder / "own.onnx")
+    done = run("--weights", model, "--workdir", folder / "work")
+    assert failed_step(done) == "3 Conversion: ONNX to om, batch 1"
+    assert (done.status, done.calls) == (255, [atc_call(1, model)])
+    assert f"E10001: Value [{model}] for parameter [--model] is invalid." in done.out
+
+
+def test_work_directory_with_a_plus_sign(run, tmp_path):
+    done = run("--workdir", tmp_path / "c++")
+    assert failed_step(done) == "5 Offline inference, batch 1"
+    assert "[ERROR] Inference init failed." in done.out
+
+
+# ---- usage
+
+@pytest.mark.parametrize("arguments, status, message", [
+    (["--bogus", "1"], 2, "--bogus: unknown option"),
+    (["--bogus=1"], 2, "--bogus: unknown option"),
+    (["--bogus"], 2, "--bogus: unknown"),
+    (["xception.onnx"], 2, "xception.onnx: unknown"),
+    (["--weights"], 2, "--weights: unknown, or without its value"),
+    (["--weights="], 2, "--weights: unknown, or without its value"),
+    (["--datasets_path", ""], 2, "--datasets_path: unknown, or without its value"),
+    (["--weights", "{onnx}"], 2, "--weights needs --datasets_path"),
+    (["--datasets_path", "{data}"], 2, "--datasets_path needs --weights"),
+    (["--weights", "no.onnx", "--datasets_path", "{data}"], 3, "no.onnx: no such file"),
+    (["--weights", "{data}", "--datasets_path", "{data}"], 3, "{data}: no such file"),
+    (["--weights", "{onnx}", "--datasets_path", "{data}/imagenet/val"], 3, "{data}/imagenet/val: neither imagenet/val"),
+    (["--weights", "{onnx}", "--datasets_path", "no"], 3, "no: neither imagenet/val"),
+    *((["--batch_sizes", text], 2, f"--batch_sizes {text}: not a list") for text in
+      ("0", "1,,16", "1,", "1 16", "-1", "x", "016")),
+])
+def test_usage_errors(inputs, tmp_path, arguments, status, message):
+    arguments = [word.format(onnx=inputs.onnx, data=inputs.data) for word in arguments]
+    done = run_all(inputs, tmp_path, "--workdir", "new", *arguments)
+    assert (done.status, done.out, done.calls) == (status, "", [])
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("run_all.sh: " + message.format(data=inputs.data))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calls.jsonl"]
+
+
+def test_labels_missing_from_the_data_set(inputs, tmp_path):
+    data = make_data_set(tmp_path / "data")
+    for change in (lambda path: path.write_text(""), Path.unlink):
+        change(data / "val_label.txt")
+        done = run_all(inputs, tmp_path, "--weights", inputs.onnx, "--datasets_path=data")
+        assert (done.status, done.out, done.calls) == (3, "", [])
+        assert done.err.startswith("run_all.sh: data: neither imagenet/val with imagenet/val_label.txt in it, nor val ")
+        assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(inputs, tmp_path, option):
+    done = run_all(inputs, tmp_path, option)
+    assert (done.status, done.err) == (0, "")
+    assert "\nUsage:    bash run_all.sh [--weights F --datasets_path D]" in done.out
+    for word in ("--weights F", "--datasets_path D", "--batch_sizes LIST", "--workdir DIR", "--resize N",
+                 "--soc_version CHIP"):
+        assert re.search(rf"^  {word} ", done.out, re.MULTILINE)
+    assert "#" not in done.out and "set -" not in done.out
+    assert not (tmp_path / "work").exists()
+
+
+def test_onnx_of_demo_weights_is_refused_at_once(run, tmp_path):
+    """Its accuracy can only be held against the checkpoint's; better said before hours of inference."""
+    model = make_onnx(tmp_path / "demo.onnx", note="demo weights: fitted to a few photos")
+    done = run("--weights", model)
+    assert (done.status, done.calls) == (2, [])
+    assert done.err.splitlines()[-1].startswith(f"run_all.sh: {model} holds demo weights: ")
