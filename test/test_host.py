@@ -4,6 +4,8 @@ import re
 import shutil
 import struct
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 
 import numpy as np
 import onnx
@@ -17,6 +19,15 @@ import om
 from common import Failure, import_openvino
 from conftest import SUITE, run
 from xception import Xception
+
+
+def load_program(path):
+    """A program without .py as a module."""
+    loader = SourceFileLoader(path.stem, str(path))
+    module = module_from_spec(spec_from_loader(path.stem, loader))
+    loader.exec_module(module)
+    return module
+
 
 ATC, BENCHMARK = SUITE / "host/atc", SUITE / "host/benchmark.x86_64"
 CLASSES, SIDE = 6, 8  # of the small network
@@ -141,6 +152,34 @@ def test_perf_file_and_summary(small):
     assert post_ms == pytest.approx(1000 / post, rel=1e-4)
     assert e2e <= infer <= interface
     assert post <= infer / 5 * 3 * 1.01  # 3 batches for 5 samples: post counts batches
+
+
+def test_perf_lines_reproduce_the_published_arithmetic():
+    """The five lines of an Ascend 310, batch 1, 50,000 images, from the counts and seconds behind them."""
+    program = load_program(BENCHMARK)
+    lines = program.perf_lines(
+        samples=50000, batches=50000, last_id=49999, e2e=462.872, reading=50000 / 111.695, inferring=50000 / 108.345,
+        interface=50000 / 158.623, busy=9.01342 * 49999 / 1000, posting=50000 / 108.345)
+    assert lines == (
+        "[e2e] throughputRate: 108.021, latency: 462872\n"
+        "[data read] throughputRate: 111.695, moduleLatency: 8.95295\n"
+        "[preprocess] throughputRate: 111.695, moduleLatency: 8.95295\n"
+        "[infer] throughputRate: 108.345, Interface throughputRate: 158.623, moduleLatency: 9.01342\n"
+        "[post] throughputRate: 108.345, moduleLatency: 9.22978\n")
+    assert program.perf_lines(1, 1, 0, 2000.0, 1.0, 1.0, 1.0, 1.0, 1.0).startswith(
+        "[e2e] throughputRate: 0.0005, latency: 2e+06\n")  # six significant digits, as a C++ stream
+
+
+def test_dump_text_is_golden(tmp_path):
+    program = load_program(BENCHMARK)
+    logits = np.array([[0.1234564, -1, 3.5, 2e-7], [100, 0.5, -0.25, 1e6]], "<f4")
+    program.write_batch(["./p/a.b.bin", "c.bin"], [logits], tmp_path, binary=False)
+    program.write_batch(["c.bin"], [logits[1:]], tmp_path, binary=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "a.b_1.txt": b"0.123456 -1.000000 3.500000 0.000000 \n",
+        "c_1.txt": b"100.000000 0.500000 -0.250000 1000000.000000 \n",
+        "c_1.bin": bytes.fromhex("0000c842 0000003f 000080be 00247449".replace(" ", "")),
+    }
 
 
 def test_pure_inference(small):
