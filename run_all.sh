@@ -2,7 +2,8 @@
 # From checkpoint to top-N accuracy and throughput: the steps of README.md, in its order.
 #
 # Usage:    bash run_all.sh [--weights F --datasets_path D] [--batch_sizes 1,16] [--workdir work]
-#                           [--resize 333] [--soc_version Ascend310]
+#                           [--resize 333] [--aipp] [--sweep] [--soc_version CHIP] [--device_ids 0]
+#                           [--engine benchmark|ais_bench|host]
 # Example:  bash run_all.sh
 #               everything, on shipped photos with demo weights that know nothing of ImageNet
 #           bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
@@ -13,16 +14,20 @@
 #   --batch_sizes LIST  one om and one run for each, comma-separated (default 1,16)
 #   --workdir DIR       for all that is written (default work); the same command again goes on there
 #   --resize N          short side before the crop, pixels: 333 as the weights' author, 342 as the ModelZoo port
-#   --soc_version CHIP  for atc (default Ascend310)
+#   --aipp              uint8 tensors, a quarter of the size, normalised on the chip (README 4)
+#   --sweep             the table of README 7: batch sizes 1,4,8,16,32, data set and pure inference, and a CSV
+#   --soc_version CHIP  for atc (default: what npu-smi says; where there is none, Ascend310)
+#   --device_ids LIST   chips to run on at the same time, e.g. 0,1,2,3 (default: the first healthy one)
+#   --engine NAME       benchmark, ais_bench, or host for the CPU stand-ins (default: see README 5)
 #
-# With CANN (see env.sh) atc and benchmark are the real ones, else the CPU stand-ins in host/.
+# With CANN (see env.sh) atc and the inference tool are the real ones, else the CPU stand-ins in host/.
 # Exit: 0 the accuracy gate is met; 1 it is not, or batch sizes disagree; else the status of the step that failed.
 set -euo pipefail
 
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
-weights='' datasets='' batch_sizes=1,16 workdir=work resize=333 soc_version=Ascend310
+weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine=''
 verdict=0
 
 die() { # STATUS MESSAGE
@@ -51,6 +56,8 @@ parse_arguments() {
   while (($#)); do
     case $1 in
       -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
+      --aipp) aipp=yes && shift && continue ;;
+      --sweep) sweep=yes && shift && continue ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     esac
     [[ -n ${2:-} ]] || die 2 "$1: unknown, or without its value (see --help)"
@@ -61,10 +68,13 @@ parse_arguments() {
       --workdir) workdir=$2 ;;
       --resize) resize=$2 ;;
       --soc_version) soc_version=$2 ;;
+      --device_ids) device_ids=$2 ;;
+      --engine) engine=$2 ;;
       *) die 2 "$1: unknown option (see --help)" ;;
     esac
     shift 2
   done
+  batch_sizes=${batch_sizes:-${sweep:+1,4,8,16,32}} batch_sizes=${batch_sizes:-1,16}
   [[ $batch_sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die 2 "--batch_sizes $batch_sizes: not a list such as 1,16"
 }
 
@@ -88,6 +98,25 @@ find_inputs() { # sets weights, images and labels to absolute paths; without arg
     fi
   done
   die 3 "$datasets: neither imagenet/val with imagenet/val_label.txt in it, nor val with val_label.txt (see README 4)"
+}
+
+find_tools() { # README 2 and 5: sets soc_version and device_ids where they were not given
+  local chip
+  # shellcheck source=env.sh
+  source "$suite/env.sh"
+  if [[ $engine == host && $ATC_ENGINE != host ]]; then
+    ATC_ENGINE=host PATH=$suite/host:$PATH
+  fi
+  if [[ $ATC_ENGINE == cann ]]; then
+    [[ ! -x ./$benchmark ]] || PATH=$PWD:$PATH # the binary is handed out alone
+    python3 "$suite/infer.py" --which ${engine:+"--engine=$engine"} >/dev/null ||
+      die 4 "no inference tool for the chip (README 5)"
+    if [[ -z $soc_version || -z $device_ids ]] && command -v npu-smi >/dev/null; then
+      chip=$(python3 "$suite/chips.py" --first) || die 4 "no chip to run on; name it: --soc_version and --device_ids"
+      soc_version=${soc_version:-${chip% *}} device_ids=${device_ids:-${chip#* }}
+    fi
+  fi
+  soc_version=${soc_version:-Ascend310} device_ids=${device_ids:-0}
 }
 
 set_up_python() { # .venv with requirements.txt, unless there is no .venv and python3 has what this run needs
@@ -140,7 +169,8 @@ note_made() { # RECORD COMMAND FILE...: for is_made; a sha256sum file with the c
 compile_om() { # BATCH: README 3
   local name="3 Conversion: ONNX to om, batch $1" om=xception_bs$1.om command
   command=(atc --framework=5 "--model=$onnx" "--output=xception_bs$1" --input_format=NCHW
-    "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version")
+    "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version"
+    ${aipp:+"--insert_op_conf=$suite/xception_aipp.cfg"})
   if is_made "$om.made" "$(command -v atc) ${command[*]}"; then
     printf '\n== %s\n%s is there, of this ONNX and command: kept\n' "$name" "$om" >&2
     return
@@ -153,37 +183,18 @@ compile_om() { # BATCH: README 3
 }
 
 tensors() { # README 4
-  step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize"
+  step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize" \
+    ${aipp:+--aipp}
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
-whole_dumps() { # FOLDER: how many dumps it holds that have as many values as the first, none of them NaN or infinite
-  find "$1" -type f -exec awk 'NR == 1 { classes = NF } FNR == 1 && NF == classes && !/[Nn]/' {} + 2>/dev/null |
-    wc -l || true
-}
-
-infer() { # BATCH: README 5; leaves the dumps in result/dumpOutput_bs<BATCH>
-  local name="5 Offline inference, batch $1" dumps=result/dumpOutput_device0 expected found
-  local perf=result/perf_vision_batchsize_$1_device_0.txt made=result/dumpOutput_bs$1.made command
-  command=("$benchmark" -model_type=vision -device_id=0 "-batch_size=$1" "-om_path=xception_bs$1.om"
-    -input_text_path=./xception.info -input_width=299 -input_height=299 -output_binary=False -useDvpp=False)
-  expected=$(wc -l <xception.info)
-  if is_made "$made" "$(command -v "$benchmark") ${command[*]}" &&
-    (($(whole_dumps "result/dumpOutput_bs$1") == expected)); then
-    printf '\n== %s\nresult/dumpOutput_bs%s is there, of this om and data set: kept (to time anew, remove result/)\n' \
-      "$name" "$1" >&2
-    return
-  fi
-  rm -rf "$dumps" "$perf" "result/dumpOutput_bs$1" "$made" # the benchmark adds to what it finds
-  step "$name" "${command[@]}" | tee "benchmark_bs$1.log"
-  # benchmark's exit status is not proof (README 5)
-  found=$(whole_dumps "$dumps")
-  ((found == expected)) || die 4 "step \"$name\": $found whole dumps for $expected tensors in $workdir/$dumps"
-  grep -q 'Interface throughputRate: [0-9]' "$perf" 2>/dev/null ||
-    die 4 "step \"$name\": no Interface throughputRate in $workdir/$perf"
-  mv "$dumps" "result/dumpOutput_bs$1"
-  note_made "$made" "$(command -v "$benchmark") ${command[*]}" \
-    "xception_bs$1.om" xception.info prep_dataset/manifest.json "$perf"
+infer() { # BATCH: README 5; with --sweep also on made-up data (README 7)
+  local options=("--batch_size=$1" "--device_ids=$device_ids" ${engine:+"--engine=$engine"})
+  step "5 Offline inference, batch $1" python3 "$suite/infer.py" "xception_bs$1.om" "result/dumpOutput_bs$1" \
+    --info=./xception.info "${options[@]}"
+  [[ -z $sweep ]] ||
+    step "7 Pure inference, batch $1" python3 "$suite/infer.py" "xception_bs$1.om" "result/pure_bs$1" \
+      --round=20 "${options[@]}"
 }
 
 reference() { # README 6: sets reference; that of demo weights is what plain PyTorch gets on the same photos
@@ -205,37 +216,26 @@ accuracy() { # BATCH [FIRST BATCH]: README 6; a gate that is not met is remember
   grep -v '^top-' "accuracy_bs$1.txt"
 }
 
-throughput_row() { # BATCH: a row of the second table; a 310 card has four chips, others one
-  local rates factor=0
-  [[ $ATC_ENGINE != cann || $soc_version != Ascend310 ]] || factor=4
-  rates=$(sed -nE 's/^\[e2e\] throughputRate: ([^,]*),.*/\1/p; s/.*Interface throughputRate: ([^,]*),.*/\1/p' \
-    "result/perf_vision_batchsize_$1_device_0.txt" | tr '\n' ' ')
-  awk -v batch="$1" -v factor="$factor" -v rates="$rates" 'BEGIN {
-    split(rates, rate, " ")
-    printf "%5d  %24s  %16s  %12s\n", batch, rate[2], factor ? rate[2] * factor : "-", rate[1] }'
-}
-
 tables() { # BATCH...: what the run found
-  local batch device="$soc_version, device 0"
-  [[ $ATC_ENGINE == cann ]] || device=$(sed -n 's/^\[INFO\] \(CPU stand-in.*\)/\1/p' "benchmark_bs$1.log")
-  printf '\n== Accuracy, batch %s\nDevice: %s\n' "$1" "$device"
+  local batch records=() pure=()
+  for batch in "$@"; do
+    records+=("result/dumpOutput_bs$batch.json")
+    [[ -z $sweep ]] || pure+=("result/pure_bs$batch.json")
+  done
+  python3 "$suite/throughput.py" "${records[@]}" "--soc_version=$soc_version" \
+    ${sweep:+--csv=throughput.csv --pure "${pure[@]}"} >throughput.txt
+  printf '\n== Accuracy, batch %s\n%s\n' "$1" "$(sed -n 2p throughput.txt)"
   [[ -z $demo ]] || printf 'Demo weights, fitted to these photos: they know nothing of ImageNet.\n'
   cat "accuracy_bs$1.txt"
-  printf '\n== Throughput, images/s\nDevice: %s\n' "$device"
-  printf '%5s  %24s  %16s  %12s\n' batch 'Interface throughputRate' 'x4 = per card' e2e
-  for batch in "$@"; do
-    throughput_row "$batch"
-  done
+  printf '\n== '
+  cat throughput.txt
 }
 
 main() {
   local batch batches first=''
   parse_arguments "$@"
   find_inputs
-  # shellcheck source=env.sh
-  source "$suite/env.sh"
-  command -v "$benchmark" >/dev/null ||
-    die 4 "$benchmark: not found; lay CANN's binary beside run_all.sh, or put it on PATH"
+  find_tools
   set_up_python
   mkdir -p "$workdir"
   workdir=$(realpath "$workdir")

@@ -15,8 +15,10 @@ if ! cat requirements.txt test/requirements.txt | cmp -s - .venv/test-requiremen
   cat requirements.txt test/requirements.txt >.venv/test-requirements.txt
 fi
 PATH=$PWD/.venv/bin:$PATH
+export TMPDIR=$PWD/work/tmp # so that nothing is written outside this folder
+mkdir -p "$TMPDIR"
 
 ruff check .
 shellcheck --external-sources run_all.sh env.sh test/run.sh .ci/run
 (($#)) || set -- test
-pytest -q -p no:cacheprovider "$@"
+pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed "$@"

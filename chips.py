@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Tell which Ascend chips this host has: name, health, load.
+
+Usage:    python3 chips.py [--first]
+Example:  python3 chips.py
+          device 0: Ascend310, card 0, health OK, AICore 0 %
+          device 1: Ascend310, card 0, health OK, AICore 35 %, busy
+          python3 chips.py --first
+          Ascend310 0
+
+--first prints, of the first healthy chip, the name for atc's --soc_version and the id for -device_id;
+chips that are not healthy are named on stderr. Exit 4 where npu-smi is not found, fails, or lists
+no healthy chip.
+"""
+import argparse
+import re
+import shutil
+import subprocess
+
+from common import Failure, run, say
+
+CHIP_NAME = re.compile(r"\d+[A-Z0-9]*")  # the Name column: 310, 310P3, 910B1
+
+
+def cells(line: str) -> list:
+    """'| 0  310 | OK |' -> [['0', '310'], ['OK']]: the columns of a table row, each split at blanks."""
+    return [cell.split() for cell in line.strip().strip("|").split("|")]
+
+
+def parse(text: str) -> list:
+    """The chips that `npu-smi info` lists, as dicts {device, card, name, health, aicore, processes}.
+
+    A chip has two rows: card id and Name, Health; then chip id and device id (910 tables leave the device
+    id out: chips count from 0 there), bus, AICore in percent. A last table, of process ids, is told by its head.
+    Widths and further columns differ between drivers, so rows are split at bars and blanks.
+    """
+    chips, first, in_processes = [], None, False
+    for line in text.splitlines():
+        if not line.lstrip().startswith("|"):
+            continue
+        columns = cells(line)
+        head = " ".join(columns[0] + (columns[1] if len(columns) > 1 else []))
+        in_processes = in_processes or "Process id" in head
+        if in_processes:
+            add_process(chips, columns)
+        elif len(columns[0]) >= 2 and columns[0][0].isdigit() and first is None \
+                and CHIP_NAME.fullmatch(columns[0][1]) and not columns[1][0].isdigit():
+            first = columns
+        elif first is not None and columns[0] and columns[0][0].isdigit():
+            device = columns[0][1] if len(columns[0]) > 1 else str(len(chips))
+            chips.append({
+                "device": int(device), "card": int(first[0][0]), "chip": int(columns[0][0]), "name": first[0][1],
+                "health": first[1][0], "aicore": int(columns[2][0]), "processes": 0,
+            })
+            first = None
+    return chips
+
+
+def add_process(chips: list, columns: list):
+    """Count a row of the process table (card and chip, process id, ...) for its chip."""
+    if len(columns) > 1 and len(columns[0]) >= 2 and columns[1] and columns[1][0].isdigit():
+        for chip in chips:
+            if [str(chip["card"]), str(chip["chip"])] == columns[0][:2]:
+                chip["processes"] += 1
+
+
+def is_busy(chip: dict) -> bool:
+    """Whether something else runs on the chip, so that no timing on it is valid."""
+    return chip["aicore"] > 0 or chip["processes"] > 0
+
+
+def find() -> list:
+    """The chips of this host, in order of device id; raises Failure (status 4) where npu-smi does not tell."""
+    if shutil.which("npu-smi") is None:
+        raise Failure("npu-smi: not found: no Ascend driver on this host", 4)
+    result = subprocess.run(["npu-smi", "info"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            universal_newlines=True, check=False)
+    if result.returncode:
+        raise Failure(f"npu-smi info failed (exit status {result.returncode}): {result.stdout.strip()[-200:]}", 4)
+    try:
+        chips = parse(result.stdout)
+    except (IndexError, ValueError) as error:
+        raise Failure("npu-smi info prints a table of unknown form: name the chip by --soc_version", 4) from error
+    return sorted(chips, key=lambda chip: chip["device"])
+
+
+def healthy(chips: list) -> list:
+    """Those whose Health is OK; the others are named on stderr. Raises Failure (status 4) if there are none."""
+    good = [chip for chip in chips if chip["health"] == "OK"]
+    for chip in chips:
+        if chip not in good:
+            say(f"device {chip['device']} (Ascend{chip['name']}) left out: its health is {chip['health']}")
+    if not good:
+        raise Failure("npu-smi info lists no healthy chip", 4)
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--first", action="store_true", help="only soc_version and device id of the first healthy chip")
+    args = parser.parse_args()
+    chips = find()
+    if args.first:
+        chip = healthy(chips)[0]
+        print(f"Ascend{chip['name']} {chip['device']}")
+        return 0
+    for chip in chips:
+        print(f"device {chip['device']}: Ascend{chip['name']}, card {chip['card']}, health {chip['health']}, "
+              f"AICore {chip['aicore']} %{', busy' if is_busy(chip) else ''}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
