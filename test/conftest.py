@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+CLASSES, SIDE = 6, 8  # of the small network
 SUITE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(SUITE), str(SUITE / "host")]
 
@@ -89,3 +90,38 @@ def work(tmp_path_factory, reference_state):
             "--input_format=NCHW", f"--input_shape=image:{batch},3,299,299", "--log=error", "--soc_version=Ascend310",
             cwd=folder)
     return folder
+
+
+def small_model(batch="-1", opset=11, domains=1, outputs=1):
+    """A classifier small enough to run thousands of times: 3x8x8 -> mean -> Gemm -> 6 classes."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(1)
+    weight = numpy_helper.from_array(random.standard_normal((3, CLASSES)).astype("f4"), "weight")
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["class"]),
+    ]
+    results = [helper.make_tensor_value_info("class", TensorProto.FLOAT, [batch, CLASSES])]
+    if outputs == 2:
+        nodes.append(helper.make_node("Relu", ["pooled"], ["second"]))
+        results.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [batch, 3, 1, 1]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])
+    graph = helper.make_graph(nodes, "small", [image], results, [weight])
+    imports = [helper.make_opsetid("", opset)] + [helper.make_opsetid("x.y", 1)] * (domains - 1)
+    return helper.make_model(graph, opset_imports=imports, ir_version=6)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with m.onnx and five random tensors: p/t0.bin to p/t4.bin, listed in m.info."""
+    import onnx
+
+    onnx.save(small_model(), tmp_path / "m.onnx")
+    (tmp_path / "p").mkdir()
+    tensors = np.random.default_rng(2).standard_normal((5, 3, SIDE, SIDE)).astype("<f4")
+    for i, tensor in enumerate(tensors):
+        tensor.tofile(tmp_path / f"p/t{i}.bin")
+    (tmp_path / "m.info").write_text("".join(f"{i} ./p/t{i}.bin {SIDE} {SIDE}\n" for i in range(5)))
+    return tmp_path

@@ -12,12 +12,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 import gflags
 import om
 from common import Failure, import_openvino
-from conftest import SUITE, run
+from conftest import CLASSES, SIDE, SUITE, run, small_model
 from xception import Xception
 
 
@@ -30,27 +29,7 @@ def load_program(path):
 
 
 ATC, BENCHMARK = SUITE / "host/atc", SUITE / "host/benchmark.x86_64"
-CLASSES, SIDE = 6, 8  # of the small network
 FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
-
-
-def small_model(batch="-1", opset=11, domains=1, outputs=1):
-    """A classifier small enough to run thousands of times: 3x8x8 -> mean -> Gemm -> 6 classes."""
-    random = np.random.default_rng(1)
-    weight = numpy_helper.from_array(random.standard_normal((3, CLASSES)).astype("f4"), "weight")
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["image"], ["pooled"], name="pool"),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight"], ["class"]),
-    ]
-    results = [helper.make_tensor_value_info("class", TensorProto.FLOAT, [batch, CLASSES])]
-    if outputs == 2:
-        nodes.append(helper.make_node("Relu", ["pooled"], ["second"]))
-        results.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [batch, 3, 1, 1]))
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])
-    graph = helper.make_graph(nodes, "small", [image], results, [weight])
-    imports = [helper.make_opsetid("", opset)] + [helper.make_opsetid("x.y", 1)] * (domains - 1)
-    return helper.make_model(graph, opset_imports=imports, ir_version=6)
 
 
 def atc(folder, *extra, status=0, model="m.onnx", output="m", shape=f"image:1,3,{SIDE},{SIDE}"):
@@ -62,18 +41,6 @@ def benchmark(folder, *extra, status=0, batch=1, name="m"):
     return run(BENCHMARK, "-model_type=vision", "-device_id=0", f"-batch_size={batch}", f"-om_path={name}.om",
                "-input_text_path=./m.info", f"-input_width={SIDE}", f"-input_height={SIDE}", "-useDvpp=False", *extra,
                cwd=folder, status=status)
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A folder with m.onnx and five random tensors: p/t0.bin to p/t4.bin, listed in m.info."""
-    onnx.save(small_model(), tmp_path / "m.onnx")
-    (tmp_path / "p").mkdir()
-    tensors = np.random.default_rng(2).standard_normal((5, 3, SIDE, SIDE)).astype("<f4")
-    for i, tensor in enumerate(tensors):
-        tensor.tofile(tmp_path / f"p/t{i}.bin")
-    (tmp_path / "m.info").write_text("".join(f"{i} ./p/t{i}.bin {SIDE} {SIDE}\n" for i in range(5)))
-    return tmp_path
 
 
 def expected_logits(folder):
