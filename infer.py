@@ -15,7 +15,7 @@ Several devices get equal shares of INFO and run at the same time.
 OUT: a folder with one dump for each line of INFO, as the tool writes it: NAME_1.txt (benchmark) or NAME_0.txt
 (ais_bench). None is short, NaN or infinite. A run that failed or was killed goes on where it stopped.
 OUT.json (alone with --round: pure inference on made-up data): what was run and how fast, read by
-throughput.py: {engine, device, batch_size, images, rates: {device id: {interface, images}}, e2e,
+throughput.py: {engine, device, batch_size, images, commands, rates: {device id: {interface, images}}, e2e,
 complete, made_from}; rates in images/s.
 The tools work below ./result, their output is kept in ./result/*.log.
 
@@ -296,6 +296,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     commands = {device: start_share(args, engine, device, share, owner, everything) for device, share in shares.items()}
     logs = {device: WORK / f"{engine}_bs{args.batch_size}_device{device}.log" for device in shares}
     started = time.monotonic()
+    record["commands"] = [" ".join(map(shlex.quote, command)) for command in commands.values()]
     statuses = run_tools(engine, commands, logs)
     seconds = time.monotonic() - started
     collect(args.out, {stem(path) for _, path, _, _ in todo}, list(shares), owner)

@@ -35,14 +35,14 @@ die() { # STATUS MESSAGE
   exit "$1"
 }
 
-banner() { # TITLE COMMAND...: what runs, so that it can be copied
-  local word
-  printf '\n== %s\n$' "$1" >&2
+banner() { # TITLE COMMAND...: what runs, so that it can be copied; kept for run.json
+  local word line=''
   for word in "${@:2}"; do
     [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word=$(printf '%q' "$word")
-    printf ' %s' "$word" >&2
+    line+=" $word"
   done
-  printf '\n' >&2
+  printf '\n== %s\n$%s\n' "$1" "$line" >&2
+  printf '%s\n' "${line# }" >>commands.txt
 }
 
 step() { # TITLE COMMAND...: banner, then the command; its failure ends the run by name
@@ -172,7 +172,8 @@ compile_om() { # BATCH: README 3
     "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version"
     ${aipp:+"--insert_op_conf=$suite/xception_aipp.cfg"})
   if is_made "$om.made" "$(command -v atc) ${command[*]}"; then
-    printf '\n== %s\n%s is there, of this ONNX and command: kept\n' "$name" "$om" >&2
+    banner "$name" "${command[@]}"
+    printf '%s is there, of this ONNX and command: kept\n' "$om" >&2
     return
   fi
   rm -f "$om" "$om.made"
@@ -239,8 +240,9 @@ main() {
   set_up_python
   mkdir -p "$workdir"
   workdir=$(realpath "$workdir")
-  banner "work directory" cd "$workdir"
   cd "$workdir"
+  : >commands.txt
+  banner "work directory" cd "$workdir"
 
   IFS=, read -ra batches <<<"$batch_sizes"
   model
@@ -252,6 +254,8 @@ main() {
     accuracy "$batch" "$first"
     first=${batches[0]}
   done
+  step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
+    "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference"
   tables "${batches[@]}"
   return "$verdict"
 }

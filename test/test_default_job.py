@@ -1,4 +1,5 @@
 """The default job end to end, what makes it fail, and the README's commands as printed."""
+import hashlib
 import json
 import os
 import re
@@ -58,6 +59,7 @@ def test_every_step_ran_and_the_tables_say_what_they_are(default_job):
         "3 Conversion: ONNX to om, batch 16", "4 Data set: images to tensors", "4 Data set: info file",
         "5 Offline inference, batch 1", "5 Offline inference, batch 16",
         "6 Accuracy: reference, plain PyTorch on the same photos", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
+        "7 What ran, on record",
     ]
     tables = process.stdout[process.stdout.index("== Accuracy"):]
     assert "PASSED: top-1 equals the reference, top-5 equals the reference" in tables
@@ -85,6 +87,21 @@ def test_the_files_are_what_the_contract_says(default_job):
 
 def test_nothing_is_written_into_the_home_directory(default_job, home):
     assert list(home.iterdir()) == []
+
+
+def test_what_ran_is_on_record(default_job):
+    process, work = default_job
+    record = json.loads((work / "run.json").read_text())
+    assert record["commands"] == re.findall(r"^\$ ((?!benchmark).*)$", process.stderr, re.MULTILINE)
+    for name, file in (("weights", "demo.pth.tar"), ("onnx", "xception.onnx")):
+        assert record[name]["sha256"] == hashlib.sha256((work / file).read_bytes()).hexdigest()
+    assert record["om"]["16"] == {"precision": "f32",
+                                  "sha256": hashlib.sha256((work / "xception_bs16.om").read_bytes()).hexdigest()}
+    assert record["data_set"]["count"] == 45
+    assert record["recipe"]["resize"] == 333
+    assert record["inference"]["1"]["commands"][0].startswith("benchmark.")
+    assert record["accuracy"]["1"]["Top1 accuracy"] == top1(work)
+    assert {"python", "numpy", "Pillow", "torch", "openvino"} <= record["versions"].keys()
 
 
 def test_a_second_run_reuses_everything(default_job, tmp_path):

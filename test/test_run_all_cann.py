@@ -30,6 +30,7 @@ TITLES = [
     "work directory", "3 Conversion: ONNX to om, batch 1", "3 Conversion: ONNX to om, batch 16",
     "4 Data set: images to tensors", "4 Data set: info file", "5 Offline inference, batch 1",
     "5 Offline inference, batch 16", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
+    "7 What ran, on record",
 ]
 
 
@@ -76,7 +77,8 @@ def make_data_set(folder: Path) -> Path:
 def make_suite(folder: Path) -> Path:
     """The checkout by links, but without a .venv, or a benchmark binary, that may lie in the real one."""
     folder.mkdir()
-    for name in ("run_all.sh", "env.sh", "requirements.txt", "host", "test", *(p.name for p in SUITE.glob("*.py"))):
+    for name in ("run_all.sh", "env.sh", "requirements.txt", "host", "test", *(p.name for p in SUITE.glob("*.py")),
+                 *(p.name for p in SUITE.glob("*.cfg"))):
         (folder / name).symlink_to(SUITE / name)
     return folder
 
@@ -165,8 +167,9 @@ def banners(done):
 
 
 def content(folder):
-    """{path: bytes} of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """{path: bytes} of a folder, but for the record of the commands, which names the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in ("run.json", "commands.txt")}
 
 
 def failed_step(done):
@@ -260,6 +263,77 @@ def test_a_further_batch_size(inputs, run, work):
     assert [row[:3] for row in rows(done)] == [["1", "158.623", "634.492"], ["4", "182.215", "728.86"]]
 
 
+def test_the_sweep_times_five_batch_sizes_in_both_modes(inputs, run, work):
+    done = run("--sweep")
+    assert done.status == 0, done.err
+    pure = [[BENCHMARK, "-round=20", f"-om_path=xception_bs{batch}.om", "-device_id=0", f"-batch_size={batch}"]
+            for batch in (1, 4, 8, 16, 32)]
+    assert [call for call in done.calls if "-round=20" in call] == pure
+    _, _, body = done.out.partition("e2e  pure inference\n")
+    table = [line.split() for line in body.splitlines()]
+    assert [row[:3] for row in table[:5]] == [
+        ["1", "158.623", "634.492"], ["4", "182.215", "728.86"], ["8", "203.357", "813.428"],
+        ["16", "198.865", "795.46"], ["32", "164.302", "657.208"]]
+    assert [row[-1] == "best" for row in table[:5]] == [False, False, True, False, False]
+    assert table[5:] == [["also", "in", "throughput.csv"]]
+    written = (work / "throughput.csv").read_text().splitlines()
+    assert written[0] == "batch_size,devices,interface,per_card,e2e,pure"
+    assert [row.split(",")[2] for row in written[1:]] == ["158.623", "182.215", "203.357", "198.865", "164.302"]
+
+
+def test_four_chips_score_as_one(inputs, finished, run, work):
+    done = run("--batch_sizes=1", "--device_ids=0,1,2,3", "--workdir=other")
+    assert done.status == 0, done.err
+    assert sorted(call[2] for call in done.calls if call[0] == BENCHMARK) == [f"-device_id={i}" for i in range(4)]
+    assert "Device: Ascend310, device 0,1,2,3 (benchmark)" in done.out
+    assert "together 634.492" in done.out
+    assert rows(done)[0][:3] == ["1", "634.492", "-"]  # measured, so not multiplied
+    other = work.parent / "other"
+    assert content(other / "result/dumpOutput_bs1") == content(finished.work / "result/dumpOutput_bs1")
+    assert (other / "result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+
+
+def tools_with_npu_smi(folder, table):
+    """A folder with the fakes and an npu-smi that prints `table`."""
+    folder.mkdir()
+    for name in ("atc", BENCHMARK):
+        (folder / name).symlink_to(FAKES / name)
+    (folder / "npu-smi").write_text(f"#!/bin/sh\ncat <<'E'\n{table}E\n")
+    (folder / "npu-smi").chmod(0o755)
+    return folder
+
+
+def test_chip_and_device_are_what_npu_smi_says(inputs, run, tmp_path):
+    table = ("| 0       310P3     | Alarm           | 15.8         42          0    / 0 |\n"
+             "| 0       0         | 0000:82:00.0    | 0            1074 / 21534         |\n"
+             "| 6       310P3     | OK              | 15.8         42          0    / 0 |\n"
+             "| 0       1         | 0000:83:00.0    | 7            1074 / 21534         |\n")
+    tools = tools_with_npu_smi(tmp_path / "tools", table)
+    done = run("--batch_sizes=1", tools=tools)
+    assert done.status == 0, done.err
+    assert done.calls == [atc_call(1, inputs.onnx, "Ascend310P3"),
+                          [word.replace("-device_id=0", "-device_id=1") for word in benchmark_call(1)]]
+    assert "device 0 (Ascend310P3) left out: its health is Alarm" in done.err
+    assert "warning: device 1 is busy (AICore 7 %, 0 processes)" in done.err
+    done = run("--batch_sizes=1", "--soc_version=Ascend310", "--device_ids=2", "--workdir=given", tools=tools)
+    assert done.calls[0] == atc_call(1, inputs.onnx, "Ascend310")
+    assert "-device_id=2" in done.calls[1]
+
+
+def test_no_healthy_chip_is_told_before_anything_is_made(run, tmp_path):
+    done = run(tools=tools_with_npu_smi(tmp_path / "tools", "no chips here\n"))
+    assert (done.status, done.calls) == (4, [])
+    assert done.err.splitlines()[-1].startswith("run_all.sh: no chip to run on; name it: --soc_version")
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_engine_that_is_not_there_is_told_at_once(run, tmp_path):
+    done = run("--engine=ais_bench")
+    assert (done.status, done.calls) == (4, [])
+    assert "ais_bench: not found" in done.err
+    assert not (tmp_path / "work").exists()
+
+
 def test_gate_not_met(run, work):
     shutil.rmtree(work / "result")
     done = run(FAKE_CANN_TOP1="0.5")
@@ -307,6 +381,9 @@ def test_the_same_command_again_does_nothing_anew(finished, run, work):
     assert "20 tensors in prep_dataset (0 made, 20 kept)" in done.out
     assert tables(done) == tables(finished)
     assert content(work) == expected
+    before, after = (json.loads((folder / "run.json").read_text()) for folder in (finished.work, work))
+    before["commands"][0] = f"cd {work}"
+    assert after == before
 
 
 def test_only_what_depends_on_a_change_is_done_anew(inputs, tmp_path):
