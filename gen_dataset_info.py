@@ -6,7 +6,8 @@ Usage:    python3 gen_dataset_info.py bin DIR OUT.info WIDTH HEIGHT
 Example:  python3 gen_dataset_info.py bin ./prep_dataset ./xception.info 299 299
           50000 lines in ./xception.info
 
-bin lists DIR/*.bin, float32 tensors of 3 x HEIGHT x WIDTH; jpg lists the JPEGs of DIR
+bin lists DIR/*.bin, all of them float32 tensors of 3 x HEIGHT x WIDTH, or all of them uint8 ones
+(img_preprocess.py --aipp); jpg lists the JPEGs of DIR
 (for -useDvpp=true) with their own sizes.
 
 OUT.info: text, one line for each file in order of name, four fields with one blank
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from common import Failure, run, write
 
-BYTES_PER_PIXEL = 3 * 4  # three channels of float32
+KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
 MANIFEST = "manifest.json"  # img_preprocess.py's
 
@@ -52,30 +53,34 @@ def find(folder: str, suffixes: set) -> list:
 
 
 def check_manifest(folder: str, count: int):
-    """Raise Failure if img_preprocess.py left word that the folder is not what it should be."""
+    """The bins' dtype as img_preprocess.py noted it, None without a note; raises Failure if it did not finish."""
     try:
         manifest = json.loads(Path(folder, MANIFEST).read_text())
-        complete, expected = manifest["complete"], manifest.get("count")
+        complete, expected, dtype = manifest["complete"], manifest.get("count"), manifest["recipe"]["dtype"]
+        if dtype not in KINDS:
+            raise ValueError(dtype)
     except FileNotFoundError:
-        return  # bins of another tool: their size is all that can be checked
+        return None  # bins of another tool: their size is all that can be checked
     except (ValueError, KeyError, TypeError) as error:
         raise Failure(f"{folder}/{MANIFEST}: not a manifest of img_preprocess.py: run it again") from error
     if not complete:
         raise Failure(f"{folder}: img_preprocess.py did not finish here: run it again")
     if count != expected:
         raise Failure(f"{folder}: {count} .bin files, img_preprocess.py made {expected}: run it again")
+    return dtype
 
 
 def list_bins(folder: str, width: int, height: int) -> list:
     """(path, width, height) of each .bin in `folder`, each of the size that the network reads."""
     names = find(folder, {".bin"})
-    expected = width * height * BYTES_PER_PIXEL
-    for name in names:
-        size = os.stat(os.path.join(folder, name)).st_size
-        if size != expected:
-            raise Failure(f"{os.path.join(folder, name)}: {size} bytes, expected {expected} "
-                          f"(3 x {height} x {width} float32): run img_preprocess.py again")
-    check_manifest(folder, len(names))
+    sizes = {name: os.stat(os.path.join(folder, name)).st_size for name in names}
+    noted = check_manifest(folder, len(names))
+    allowed = {width * height * pixel: kind for kind, pixel in KINDS.items() if noted in (None, kind)}
+    allowed = {size: kind for size, kind in allowed.items() if size == sizes[names[0]]} or allowed
+    for name, size in sizes.items():
+        if size not in allowed:
+            wanted = " or ".join(f"{size} (3 x {height} x {width} {kind})" for size, kind in allowed.items())
+            raise Failure(f"{os.path.join(folder, name)}: {size} bytes, expected {wanted}: run img_preprocess.py again")
     return [(os.path.join(folder, name), width, height) for name in names]
 
 

@@ -2,7 +2,7 @@
 """Turn a folder of images into raw tensors for the benchmark binary.
 
 Usage:    python3 img_preprocess.py SRC DST [--resize 333] [--crop 299]
-                  [--interpolation bilinear|bicubic] [--jobs N] [--verify N]
+                  [--interpolation bilinear|bicubic] [--aipp] [--jobs N] [--verify N]
 Example:  python3 img_preprocess.py /data/imagenet/val ./prep_dataset
           50000 tensors in ./prep_dataset (50000 made, 0 kept)
 
@@ -15,12 +15,16 @@ dot: 3 x 299 x 299 little-endian float32 (planes R, G, B; rows from the top; val
 Resize, CenterCrop, ToTensor and Normalize give on a PIL image converted to RGB; like
 torchvision, EXIF rotation is not applied. --verify N proves it on N images drawn at random.
 
+With --aipp, for an om whose AIPP normalises on the chip (README 4): 299 x 299 x 3 uint8 (rows from
+the top; R, G, B of each pixel), no header, 268,203 bytes: what CenterCrop gives.
+
 A .bin is complete or absent and carries its image's modification time; so a run that was
 interrupted goes on where it stopped, and a changed image is done again. DST/manifest.json
 tells the recipe; bins of another recipe are removed first. Bad images are listed with
 reasons after all good ones are done: exit 3.
 """
 import argparse
+import ctypes
 import functools
 import hashlib
 import json
@@ -46,6 +50,7 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
 MANIFEST = "manifest.json"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # float32 value of each byte: the same three float32 operations, in the same order, as ToTensor and Normalize
 TABLE = (np.arange(256, dtype="<f4") / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
@@ -95,6 +100,7 @@ def normalise(crop: np.ndarray) -> np.ndarray:
 
 def start_worker():
     """In a worker: interrupts are the parent's to handle; Pillow's remarks on odd files are not for the user."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it would wait for ever for a killed parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
@@ -104,7 +110,8 @@ def make_bin(task: tuple, recipe: dict):
     """Write one image's .bin; return None, or the reason why the image is bad. Disk errors are raised."""
     source, target, mtime_ns = task
     try:
-        tensor = normalise(load_crop(source, recipe))
+        crop = load_crop(source, recipe)
+        tensor = crop if recipe["dtype"] == "uint8" else normalise(crop)
     except Exception as error:  # any: Pillow's decoders raise nearly every type on a damaged file
         return f"{source}: {error or type(error).__name__}"
     with replacing(target) as part:
@@ -214,20 +221,20 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
     except ImportError as error:
         raise Failure(f"--verify needs torchvision ({error}); the tensors are done, only unverified", 4) from error
 
-    reference = transforms.Compose([
-        transforms.Resize(recipe["resize"], interpolation=InterpolationMode(recipe["interpolation"])),
-        transforms.CenterCrop(recipe["crop"]),
-        transforms.ToTensor(),
-        transforms.Normalize([MEAN] * 3, [STD] * 3),
-    ])
+    steps = [transforms.Resize(recipe["resize"], interpolation=InterpolationMode(recipe["interpolation"])),
+             transforms.CenterCrop(recipe["crop"])]
+    if recipe["dtype"] == "float32":
+        steps += [transforms.ToTensor(), transforms.Normalize([MEAN] * 3, [STD] * 3)]
+    reference = transforms.Compose(steps)
     drawn = random.sample(sorted(images), min(count, len(images)))
     for name in drawn:
         with Image.open(images[name][0]) as image:
-            expected = reference(image.convert("RGB")).numpy()
-        actual = np.fromfile(dst / f"{name}.bin", dtype="<f4").reshape(expected.shape)
-        different = int((actual.view("u4") != expected.view("u4")).sum())
+            expected = np.asarray(reference(image.convert("RGB"))).ravel()
+        actual = np.fromfile(dst / f"{name}.bin", dtype=expected.dtype)
+        bits = f"u{expected.itemsize}"  # compared as whole numbers: 0.0 and -0.0 are not the same bits
+        different = int((actual.view(bits) != expected.view(bits)).sum()) if actual.size == expected.size else "all"
         if different:
-            raise Failure(f"{dst / name}.bin: {different} of {actual.size} values differ from torchvision's", 1)
+            raise Failure(f"{dst / name}.bin: {different} of {expected.size} values differ from torchvision's", 1)
     print(f"{len(drawn)} of {len(images)} tensors compared with torchvision: every bit equal")
 
 
@@ -249,6 +256,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop", type=positive, default=CROP_SIDE, help="pixels (default: %(default)s)")
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s, as torchvision's Resize")
+    parser.add_argument("--aipp", action="store_true", help="uint8 HWC bins, for an om compiled with xception_aipp.cfg")
     parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
                         help="worker processes (default: the cores this process may use, here %(default)s)")
     parser.add_argument("--verify", type=positive, metavar="N",
@@ -265,8 +273,11 @@ def main() -> int:
         raise Failure(f"{args.src}: no such folder")
     images = find_images(args.src)
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
-              "mean": MEAN, "std": STD, "dtype": "float32", "layout": "CHW"}
-    wanted = {"recipe": recipe, "bytes": 3 * args.crop * args.crop * 4, "source": str(args.src.resolve())}
+              "dtype": "uint8", "layout": "HWC"}
+    if not args.aipp:
+        recipe.update(dtype="float32", layout="CHW", mean=MEAN, std=STD)
+    size = 3 * args.crop * args.crop * np.dtype(recipe["dtype"]).itemsize
+    wanted = {"recipe": recipe, "bytes": size, "source": str(args.src.resolve())}
     kept = prepare_target(args.dst, images, wanted)
     todo = [name for name in images if name not in kept]
     if todo and fast_lookup() is None:

@@ -13,8 +13,8 @@ Layout, little-endian:
 
 Header: soc ("host-cpu"), requested_soc, batch_size, inputs and outputs (lists of {name,
 shape, dtype}), precision (f32 or bf16: what the CPU will compute in), onnx_sha256,
-onnx_metadata (the ONNX file's metadata_props), openvino (version), payload_bytes,
-payload_sha256.
+onnx_metadata (the ONNX file's metadata_props), openvino (version), aipp (null, or the settings
+that --insert_op_conf gave: then the input is u8, NHWC), payload_bytes, payload_sha256.
 """
 import hashlib
 import json

@@ -42,6 +42,9 @@ def make_jpegs(folder, sizes):
     return folder
 
 
+MADE = {"recipe": {"dtype": "float32"}}  # of a manifest
+
+
 def manifest(folder, **entries):
     (folder / "manifest.json").write_text(json.dumps(entries))
 
@@ -119,7 +122,7 @@ def test_the_order_is_that_of_the_names(info, tmp_path):
 
 
 def test_only_bins_are_listed(info, prep, tmp_path):
-    manifest(prep, complete=True, count=3)
+    manifest(prep, complete=True, count=3, **MADE)
     for name in ("notes.txt", "d.bin.bak", "e.npy", ".bin"):
         (prep / name).write_text("x")
     assert info("bin", "prep", "x.info", "5", "4")[0] == "3 lines in x.info\n"
@@ -225,10 +228,10 @@ def test_two_names_equal_up_to_the_first_dot(info, tmp_path, kind, first, second
 
 
 @pytest.mark.parametrize("entries, message", [
-    ({"complete": False}, "prep: img_preprocess.py did not finish here: run it again"),
-    ({"complete": False, "count": 3}, "prep: img_preprocess.py did not finish here: run it again"),
-    ({"complete": True, "count": 4}, "prep: 3 .bin files, img_preprocess.py made 4: run it again"),
-    ({"complete": True, "count": 2}, "prep: 3 .bin files, img_preprocess.py made 2: run it again"),
+    ({"complete": False, **MADE}, "prep: img_preprocess.py did not finish here: run it again"),
+    ({"complete": False, "count": 3, **MADE}, "prep: img_preprocess.py did not finish here: run it again"),
+    ({"complete": True, "count": 4, **MADE}, "prep: 3 .bin files, img_preprocess.py made 4: run it again"),
+    ({"complete": True, "count": 2, **MADE}, "prep: 3 .bin files, img_preprocess.py made 2: run it again"),
     ({}, "prep/manifest.json: not a manifest of img_preprocess.py: run it again"),
 ])
 def test_the_manifest_is_heeded(info, prep, tmp_path, entries, message):

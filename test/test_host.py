@@ -342,7 +342,6 @@ def test_console_of_a_success(small):
     (["--input_shape=image:99999999999999999999,3,8,8"], "E10013"),
     (["--input_shape=image:1,3,8"], "E10049"),
     (["--dynamic_batch_size=1,4"], "does not support --dynamic_batch_size"),
-    (["--insert_op_conf=aipp.cfg"], "does not support --insert_op_conf"),
     (["--output_type=FP16"], "FP32 outputs only"),
     (["--mode=1"], "--mode=0"),
 ])

@@ -320,6 +320,79 @@ def test_chip_and_device_are_what_npu_smi_says(inputs, run, tmp_path):
     assert "-device_id=2" in done.calls[1]
 
 
+def ais_environment(inputs, **more):
+    """For run(): the fake ais_bench importable, and no benchmark binary to prefer to it."""
+    return {"PYTHONPATH": os.pathsep.join([str(FAKES / "python"), str(inputs.modules)]), **more}
+
+
+def ais_call(batch, device=0):
+    return ["ais_bench", f"--model=xception_bs{batch}.om", f"--input=result/ais_input_device{device}",
+            "--output=result", f"--output_dirname=dumpOutput_device{device}", "--outfmt=TXT", f"--batchsize={batch}",
+            f"--device={device}"]
+
+
+@pytest.fixture
+def no_binary(tmp_path):
+    """A folder of tools as in CANN 5.1 and later: atc, but no benchmark binary."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/atc").symlink_to(FAKES / "atc")
+    return tmp_path / "tools"
+
+
+@pytest.mark.parametrize("old", ["", "1"], ids=["summary beside the folder", "sumary.json inside"])
+def test_ais_bench_where_there_is_no_binary(old, inputs, finished, run, no_binary, work):
+    done = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary,
+               **ais_environment(inputs, FAKE_CANN_AIS_OLD=old))
+    assert done.status == 0, done.err
+    assert done.calls[2:] == [ais_call(1), ais_call(16)]
+    other = work.parent / "other"
+    for batch in (1, 16):
+        dumps = content(other / f"result/dumpOutput_bs{batch}")
+        expected = content(finished.work / f"result/dumpOutput_bs{batch}")
+        assert {name.replace("_0.txt", "_1.txt"): data for name, data in dumps.items()} == expected
+    assert (other / "result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+    assert "Device: Ascend310P3, device 0 (ais_bench)" in done.out
+    assert [[float(row[1]), row[2]] for row in rows(done)] == [[pytest.approx(799), "-"], [pytest.approx(1507), "-"]]
+    # the tables look the same whichever tool ran
+    assert [re.sub(r"[\d.]+|-", "#", line) for line in tables(done).splitlines()[3:9]] == \
+        [re.sub(r"[\d.]+|-", "#", line) for line in tables(finished).splitlines()[3:9]]
+    again = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary, **ais_environment(inputs))
+    assert (again.status, again.calls) == (0, [])
+
+
+def test_engine_forces_ais_bench_and_a_change_of_tool_runs_anew(inputs, run, work):
+    done = run("--engine=ais_bench", "--batch_sizes=1", "--device_ids=0,2", **ais_environment(inputs))
+    assert done.status == 0, done.err
+    assert sorted(done.calls) == sorted([ais_call(1), ais_call(1, 2)])
+    assert len(list((work / "result/dumpOutput_bs1").glob("*_0.txt"))) == IMAGES
+    assert not list((work / "result/dumpOutput_bs1").glob("*_1.txt"))
+
+
+@pytest.mark.parametrize(("fault", "told"), [
+    ("ais-missing", "2 of 20 tensors have no whole dump"), ("ais-error", "ais_bench ended with status 1"),
+    ("ais-no-throughput", "ais_bench told no Interface throughputRate"),
+])
+def test_ais_bench_fails(fault, told, inputs, finished, run, no_binary, tmp_path):
+    bad = run("--batch_sizes=1", tools=no_binary, **ais_environment(inputs, FAKE_CANN_FAIL=fault))
+    assert failed_step(bad) == "5 Offline inference, batch 1"
+    assert f"infer.py: device 0: {told}" in bad.err
+    good = run("--batch_sizes=1", tools=no_binary, **ais_environment(inputs))
+    assert good.status == 0, good.err
+    assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+
+
+def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
+    done = run("--aipp", "--batch_sizes=1")
+    assert done.status == 0, done.err
+    assert done.calls == [[*atc_call(1, inputs.onnx), f"--insert_op_conf={inputs.suite}/xception_aipp.cfg"],
+                          benchmark_call(1)]
+    assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {268_203}
+    back = run("--batch_sizes=1")
+    assert back.status == 0
+    assert back.calls == [atc_call(1, inputs.onnx), benchmark_call(1)]
+    assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {1_072_812}
+
+
 def test_no_healthy_chip_is_told_before_anything_is_made(run, tmp_path):
     done = run(tools=tools_with_npu_smi(tmp_path / "tools", "no chips here\n"))
     assert (done.status, done.calls) == (4, [])

@@ -1,0 +1,191 @@
+"""uint8 tensors: img_preprocess.py --aipp, and the host's atc and benchmark with an AIPP config."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import aipp
+import om
+from conftest import CLASSES, SIDE, SUITE, run
+
+CONFIG = SUITE / "xception_aipp.cfg"
+PHOTOS = SUITE / "test/data/imagenet/val"
+MINIMAL = "aipp_op { aipp_mode: static input_format: RGB888_U8 %s }"
+
+
+def atc(folder, *extra, model="m.onnx", shape=f"image:1,3,{SIDE},{SIDE}", status=0):
+    return run(SUITE / "host/atc", "--framework=5", f"--model={model}", "--output=m", "--input_format=NCHW",
+               f"--input_shape={shape}", "--soc_version=Ascend310", *extra, cwd=folder, status=status)
+
+
+def benchmark(folder, status=0):
+    return run(SUITE / "host/benchmark.x86_64", "-batch_size=1", "-om_path=m.om", "-input_text_path=m.info",
+               "-output_binary", cwd=folder, status=status)
+
+
+def with_config(folder, text):
+    """Compile m.onnx of the `small` fixture with a config."""
+    (folder / "aipp.cfg").write_text(text)
+    return "--insert_op_conf=aipp.cfg"
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------
+
+def test_every_photo_gets_the_same_top5_as_with_floats(work, tmp_path):
+    """Through both paths, from JPEG to logits, with the reference weights in float32."""
+    logits = {}
+    for kind, options, flags in (("float", [], []), ("uint8", ["--aipp"], [f"--insert_op_conf={CONFIG}"])):
+        folder = tmp_path / kind
+        folder.mkdir()
+        run(sys.executable, SUITE / "img_preprocess.py", PHOTOS, "prep", *options, cwd=folder)
+        run(sys.executable, SUITE / "gen_dataset_info.py", "bin", "prep", "m.info", "299", "299", cwd=folder)
+        atc(folder, *flags, model=work / "xception.onnx", shape="image:1,3,299,299")
+        benchmark(folder)
+        dumps = sorted((folder / "result/dumpOutput_device0").iterdir())
+        logits[kind] = np.stack([np.fromfile(path, "<f4") for path in dumps])
+    assert {path.stat().st_size for path in (tmp_path / "uint8/prep").glob("*.bin")} == {268_203}
+    assert logits["float"].shape == logits["uint8"].shape == (45, 1000)
+    top5 = {kind: np.argsort(-values, axis=1, kind="stable")[:, :5] for kind, values in logits.items()}
+    np.testing.assert_array_equal(top5["float"], top5["uint8"])
+    largest = np.abs(logits["float"] - logits["uint8"]).max() / np.abs(logits["float"]).max()
+    print(f"largest logit difference, uint8 against float32: {largest:.1e} of the largest logit")
+    assert largest < 1e-4
+
+
+def test_bins_are_torchvisions_crop(tmp_path):
+    done = run(sys.executable, SUITE / "img_preprocess.py", PHOTOS, "prep", "--aipp", "--verify", "45", cwd=tmp_path)
+    assert "45 of 45 tensors compared with torchvision: every bit equal" in done.stdout
+    path = tmp_path / "prep/cat_1.bin"
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    with open(path, "r+b") as file:  # in place: the modification time is put back below
+        file.write(data)
+    stamp = (PHOTOS / "cat_1.JPEG").stat().st_mtime_ns
+    subprocess.run([sys.executable, "-c", f"import os; os.utime({str(path)!r}, ns=({stamp}, {stamp}))"], check=True)
+    bad = run(sys.executable, SUITE / "img_preprocess.py", PHOTOS, "prep", "--aipp", "--verify", "45", cwd=tmp_path,
+              status=1)
+    assert "cat_1.bin: 1 of 268203 values differ from torchvision's" in bad.stderr
+
+
+def test_a_change_of_kind_makes_all_bins_anew(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.JPEG").write_bytes((PHOTOS / "cat_1.JPEG").read_bytes())
+    for options, size in (([], 1_072_812), (["--aipp"], 268_203), ([], 1_072_812)):
+        done = run(sys.executable, SUITE / "img_preprocess.py", "photos", "prep", *options, cwd=tmp_path)
+        assert "(1 made, 0 kept)" in done.stdout
+        assert (tmp_path / "prep/cat.bin").stat().st_size == size
+        run(sys.executable, SUITE / "gen_dataset_info.py", "bin", "prep", "m.info", "299", "299", cwd=tmp_path)
+
+
+def test_bins_of_two_kinds_in_one_folder(tmp_path):
+    (tmp_path / "a.bin").write_bytes(bytes(3 * 4 * 5))
+    (tmp_path / "b.bin").write_bytes(bytes(3 * 4 * 5 * 4))
+    command = [sys.executable, SUITE / "gen_dataset_info.py", "bin", ".", "m.info"]
+    assert "b.bin: 240 bytes, expected 60 (3 x 4 x 5 uint8)" in run(*command, "5", "4", cwd=tmp_path, status=3).stderr
+    (tmp_path / "a.bin").write_bytes(bytes(7))
+    assert "a.bin: 7 bytes, expected 240 (3 x 4 x 5 float32) or 60 (3 x 4 x 5 uint8)" in \
+        run(*command, "5", "4", cwd=tmp_path, status=3).stderr
+
+
+# --- atc and benchmark ------------------------------------------------------------------------------------------
+
+def test_arithmetic_and_channel_swap(small):
+    """(x - mean - min) * var_reci for each channel, after the swap, against NumPy."""
+    option = with_config(small, MINIMAL % "rbuv_swap_switch: true mean_chn_0: 7 min_chn_1: 20.5 mean_chn_1: 1 "
+                                "var_reci_chn_0: 0.5 var_reci_chn_2: 0.01")
+    atc(small, option)
+    header = om.load(small / "m.om")[0]
+    assert header["inputs"] == [{"name": "image", "shape": [1, SIDE, SIDE, 3], "dtype": "u8"}]
+    assert header["aipp"]["rbuv_swap_switch"] is True
+    images = np.random.default_rng(3).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
+    for i, image in enumerate(images):
+        image.tofile(small / f"p/t{i}.bin")
+    benchmark(small)
+    normalised = (images[..., ::-1] - np.array([7, 21.5, 0])) * np.array([0.5, 1, 0.01])
+    weight = np.random.default_rng(1).standard_normal((3, CLASSES)).astype("f4")  # the small network's
+    expected = normalised.mean((1, 2)) @ weight
+    found = np.stack([np.fromfile(small / f"result/dumpOutput_device0/t{i}_1.bin", "<f4") for i in range(5)])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_tensors_of_the_other_kind_are_told_which_is_which(small):
+    atc(small, with_config(small, MINIMAL % ""))
+    line = benchmark(small, status=3).stderr
+    assert "768 bytes are a float32 tensor; the om reads 192: 8x8x3 uint8, as it was compiled with AIPP" in line
+    assert "input data size don't match the model input size" in line
+    atc(small)
+    for path in (small / "p").iterdir():
+        path.write_bytes(bytes(3 * SIDE * SIDE))
+    line = benchmark(small, status=3).stderr
+    assert "192 bytes are a uint8 tensor, of img_preprocess.py --aipp; the om reads 768: 3x8x8 float32" in line
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    (MINIMAL % "crop: true", "crop: true: not supported"),
+    (MINIMAL % "csc_switch: true", "csc_switch: true: not supported"),
+    (MINIMAL % "left_padding_size: 3", "left_padding_size: 3: not supported"),
+    (MINIMAL % "\n\nresize: true", "line 3: resize: no such key"),
+    (MINIMAL % "mean_chn_0: 127.5", "mean_chn_0: '127.5' is no int"),
+    (MINIMAL % "mean_chn_0: 300", "mean_chn_0: 300 is not within 0 and 255"),
+    (MINIMAL % "min_chn_0: nan", "min_chn_0: nan is out of range"),
+    (MINIMAL % "min_chn_0: 1 min_chn_0: 2", "min_chn_0 comes twice"),
+    (MINIMAL % "var_reci_chn_1: 0", "var_reci_chn_1: 0"),
+    (MINIMAL % "src_image_size_w: 16", "src_image_size_w: 16, but the model reads 8"),
+    (MINIMAL % "related_input_rank: 1", "related_input_rank: 1"),
+    ("aipp_op { aipp_mode: dynamic }", "aipp_mode: dynamic: not supported"),
+    ("aipp_op { aipp_mode: static input_format: YUV420SP_U8 }", "input_format: YUV420SP_U8: not supported"),
+    ("aipp_op { input_format: RGB888_U8 }", "aipp_mode is missing"),
+    ("aipp_op { aipp_mode: static }", "input_format is missing"),
+    ("aipp_op { aipp_mode: static", "the closing } is missing"),
+    ("aipp_op { aipp_mode = static }", "line 1: not"),
+    (MINIMAL % "" + MINIMAL % "", "more than one aipp_op"),
+    ("", "does not begin with aipp_op"),
+])
+def test_a_config_that_will_not_do_is_refused_by_key(text, told, small):
+    output = atc(small, with_config(small, text), status=255).stdout
+    assert "E10052: AIPP configuration [aipp.cfg] is invalid: " in output
+    assert told in output
+    assert not (small / "m.om").exists()
+
+
+def test_config_file_missing_or_input_format_nd(small):
+    assert "E19000: Path[none.cfg]" in atc(small, "--insert_op_conf=none.cfg", status=255).stdout
+    option = with_config(small, MINIMAL % "")
+    output = atc(small, option, "--input_format=ND", status=255).stdout
+    assert "E10001: Value [ND] for parameter [input_format]" in output
+
+
+def test_comments_blanks_and_defaults():
+    found = aipp.parse("# a comment {\n\naipp_op{ # another }\naipp_mode :static\n"
+                       "input_format:RGB888_U8 crop:false }\n#end")
+    assert found["var_reci_chn_2"] == 1.0
+    assert found["min_chn_0"] == 0.0
+    assert found["rbuv_swap_switch"] is False
+
+
+words = st.sampled_from(["aipp_op", "{", "}", ":", "aipp_mode", "static", "input_format", "RGB888_U8", "min_chn_0",
+                         "1e999", "crop", "true", "#", "\n", " ", "mean_chn_1", "-1", '"', "0x", "nan"])
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(st.one_of(st.text(max_size=80), st.lists(words, max_size=25).map(" ".join),
+                 st.lists(words, max_size=15).map(lambda parts: MINIMAL % " ".join(parts))))
+def test_any_text_is_parsed_or_refused(text):
+    try:
+        found = aipp.parse(text)
+    except aipp.AippError as error:
+        assert str(error)
+    else:
+        assert found["aipp_mode"] == "static"
+
+
+def test_the_fake_atc_of_the_tests_takes_the_shipped_config_too(work, tmp_path):
+    """It is an independent reading of the contract."""
+    done = run(SUITE / "test/fake_cann/atc", "--framework=5", f"--model={work}/xception.onnx", "--output=m",
+               "--input_format=NCHW", "--input_shape=image:1,3,299,299", "--soc_version=Ascend310",
+               f"--insert_op_conf={CONFIG}", cwd=tmp_path)
+    assert "ATC run success" in done.stdout
+    assert b'"bytes": 268203' in (tmp_path / "m.om").read_bytes()
