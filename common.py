@@ -63,6 +63,7 @@ def listing(names, limit=3):
 
 def run(main):
     """Call main() and exit with its status; a user's mistake becomes one line on stderr."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored from birth in a script's background job
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that `finally` cleans up
     program = os.path.basename(sys.argv[0])
     try:

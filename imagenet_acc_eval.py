@@ -10,8 +10,9 @@ Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt .
           PASSED: top-1 is 0.542 points below the reference, top-5 is 0.018 points above the reference; a drop of
           less than 1.0 is allowed
 
-DUMP_DIR: IMAGE_1.txt (benchmark) or IMAGE_0.txt (ais_bench), one line of blank-separated
-values; or IMAGE_1.bin, little-endian float32; one value a class, one file an image.
+DUMP_DIR, or its folders shareRofW (README 5.2): IMAGE_1.txt (benchmark) or IMAGE_0.txt
+(ais_bench), one line of blank-separated values; or IMAGE_1.bin, little-endian float32; one value a
+class, one file an image.
 val_label.txt: a line for each image, "NAME.JPEG CLASS". An image is known by its name up to the
 first dot. With 1001 classes, class 0 is the background and labels count from 1.
 
@@ -63,10 +64,11 @@ def read_labels(path: Path) -> dict:
 def find_dumps(folder: Path) -> dict:
     """{image: dump path} in order of image; raises Failure on two dumps for one image."""
     dumps, others = {}, []
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
+    shares = sorted(path.name for path in folder.glob("share*of*") if path.is_dir())
+    for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
+        stem, suffix = os.path.splitext(os.path.basename(name))
         if suffix not in (".txt", ".bin"):
-            others.append(name)  # ais_bench of 2022 leaves sumary.json here
+            others += [name] * (name not in shares)  # ais_bench of 2022 leaves sumary.json here
             continue
         image, _, output = stem.rpartition("_")
         image = image.split(".")[0]

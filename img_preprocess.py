@@ -2,7 +2,7 @@
 """Turn a folder of images into raw tensors for the benchmark binary.
 
 Usage:    python3 img_preprocess.py SRC DST [--resize 333] [--crop 299]
-                  [--interpolation bilinear|bicubic] [--aipp] [--jobs N] [--verify N]
+                  [--interpolation bilinear|bicubic] [--aipp] [--share R/W] [--jobs N] [--verify N]
 Example:  python3 img_preprocess.py /data/imagenet/val ./prep_dataset
           50000 tensors in ./prep_dataset (50000 made, 0 kept)
 
@@ -17,6 +17,9 @@ torchvision, EXIF rotation is not applied. --verify N proves it on N images draw
 
 With --aipp, for an om whose AIPP normalises on the chip (README 4): 299 x 299 x 3 uint8 (rows from
 the top; R, G, B of each pixel), no header, 268,203 bytes: what CenterCrop gives.
+
+--share R/W takes share R (from 0) of W: the images for which CRC-32 of NAME modulo W is R, whatever
+else is in the folder (README 5.2).
 
 A .bin is complete or absent and carries its image's modification time; so a run that was
 interrupted goes on where it stopped, and a changed image is done again. DST/manifest.json
@@ -33,6 +36,7 @@ import random
 import signal
 import stat
 import warnings
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -156,6 +160,15 @@ def find_images(src: Path) -> dict:
     return dict(sorted(images.items()))
 
 
+def take_share(images: dict, share: tuple) -> dict:
+    """Those of `images` that belong to share (r, w); raises Failure if none does."""
+    r, w = share
+    taken = {name: image for name, image in images.items() if zlib.crc32(os.fsencode(name)) % w == r}
+    if not taken:
+        raise Failure(f"share {r} of {w} holds none of the {len(images)} images: use fewer shares")
+    return taken
+
+
 def read_manifest(dst: Path) -> dict:
     """What an earlier run left in DST/manifest.json; empty if there is none."""
     try:
@@ -245,6 +258,14 @@ def positive(text: str) -> int:
     return value
 
 
+def share_of(text: str) -> tuple:
+    """'1/4' -> (1, 4)."""
+    r, w = (int(part) for part in text.split("/"))
+    if not 0 <= r < w:
+        raise ValueError
+    return r, w
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -257,6 +278,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s, as torchvision's Resize")
     parser.add_argument("--aipp", action="store_true", help="uint8 HWC bins, for an om compiled with xception_aipp.cfg")
+    parser.add_argument("--share", type=share_of, default=(0, 1), metavar="R/W", help="only share R (from 0) of W")
     parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
                         help="worker processes (default: the cores this process may use, here %(default)s)")
     parser.add_argument("--verify", type=positive, metavar="N",
@@ -271,7 +293,7 @@ def main() -> int:
     args = parse_arguments()
     if not args.src.is_dir():
         raise Failure(f"{args.src}: no such folder")
-    images = find_images(args.src)
+    images = take_share(find_images(args.src), args.share)
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
               "dtype": "uint8", "layout": "HWC"}
     if not args.aipp:

@@ -16,6 +16,7 @@
 #   --resize N          short side before the crop, pixels: 333 as the weights' author, 342 as the ModelZoo port
 #   --aipp              uint8 tensors, a quarter of the size, normalised on the chip (README 4)
 #   --sweep             the table of README 7: batch sizes 1,4,8,16,32, data set and pure inference, and a CSV
+#   --score             score what several ranks have made (README 5.2)
 #   --soc_version CHIP  for atc (default: what npu-smi says; where there is none, Ascend310)
 #   --device_ids LIST   chips to run on at the same time, e.g. 0,1,2,3 (default: the first healthy one)
 #   --engine NAME       benchmark, ais_bench, or host for the CPU stand-ins (default: see README 5)
@@ -27,8 +28,12 @@ set -euo pipefail
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
-weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine=''
-verdict=0
+weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine='' score=''
+# several machines or processes: torchrun's variables, Slurm's, Open MPI's (README 5.2)
+rank=${RANK:-${SLURM_PROCID:-${OMPI_COMM_WORLD_RANK:-0}}}
+world=${WORLD_SIZE:-${SLURM_NTASKS:-${OMPI_COMM_WORLD_SIZE:-1}}}
+local_rank=${LOCAL_RANK:-${SLURM_LOCALID:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}}
+dumps=dumpOutput commands=commands.txt verdict=0
 
 die() { # STATUS MESSAGE
   printf 'run_all.sh: %s\n' "$2" >&2
@@ -42,7 +47,7 @@ banner() { # TITLE COMMAND...: what runs, so that it can be copied; kept for run
     line+=" $word"
   done
   printf '\n== %s\n$%s\n' "$1" "$line" >&2
-  printf '%s\n' "${line# }" >>commands.txt
+  printf '%s\n' "${line# }" >>"$commands"
 }
 
 step() { # TITLE COMMAND...: banner, then the command; its failure ends the run by name
@@ -58,6 +63,7 @@ parse_arguments() {
       -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
       --aipp) aipp=yes && shift && continue ;;
       --sweep) sweep=yes && shift && continue ;;
+      --score) score=yes && shift && continue ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     esac
     [[ -n ${2:-} ]] || die 2 "$1: unknown, or without its value (see --help)"
@@ -116,6 +122,7 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
       soc_version=${soc_version:-${chip% *}} device_ids=${device_ids:-${chip#* }}
     fi
   fi
+  ((world == 1)) || device_ids=$local_rank
   soc_version=${soc_version:-Ascend310} device_ids=${device_ids:-0}
 }
 
@@ -183,18 +190,18 @@ compile_om() { # BATCH: README 3
   note_made "$om.made" "$(command -v atc) ${command[*]}" "$onnx" "$om"
 }
 
-tensors() { # README 4
+tensors() { # [--share=R/W]: README 4
   step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize" \
-    ${aipp:+--aipp}
+    ${aipp:+--aipp} "$@"
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
-infer() { # BATCH: README 5; with --sweep also on made-up data (README 7)
+infer() { # BATCH OM_FOLDER OUT: README 5; with --sweep also on made-up data (README 7)
   local options=("--batch_size=$1" "--device_ids=$device_ids" ${engine:+"--engine=$engine"})
-  step "5 Offline inference, batch $1" python3 "$suite/infer.py" "xception_bs$1.om" "result/dumpOutput_bs$1" \
+  step "5 Offline inference, batch $1" python3 "$suite/infer.py" "$2/xception_bs$1.om" "$3" \
     --info=./xception.info "${options[@]}"
   [[ -z $sweep ]] ||
-    step "7 Pure inference, batch $1" python3 "$suite/infer.py" "xception_bs$1.om" "result/pure_bs$1" \
+    step "7 Pure inference, batch $1" python3 "$suite/infer.py" "$2/xception_bs$1.om" "result/pure_bs$1" \
       --round=20 "${options[@]}"
 }
 
@@ -208,7 +215,7 @@ reference() { # README 6: sets reference; that of demo weights is what plain PyT
 
 accuracy() { # BATCH [FIRST BATCH]: README 6; a gate that is not met is remembered, so that the tables still come
   local command status=0
-  command=(python3 "$suite/imagenet_acc_eval.py" "result/dumpOutput_bs$1" "$labels" . "result_bs$1.json"
+  command=(python3 "$suite/imagenet_acc_eval.py" "result/${dumps}_bs$1" "$labels" . "result_bs$1.json"
     "--reference=$reference" --max-drop=1.0 ${2:+"--same-as=result_bs$2.json"})
   banner "6 Accuracy, batch $1" "${command[@]}"
   "${command[@]}" >"accuracy_bs$1.txt" || status=$?
@@ -220,7 +227,11 @@ accuracy() { # BATCH [FIRST BATCH]: README 6; a gate that is not met is remember
 tables() { # BATCH...: what the run found
   local batch records=() pure=()
   for batch in "$@"; do
-    records+=("result/dumpOutput_bs$batch.json")
+    if [[ -n $score ]]; then
+      records+=("result/dumpShares_bs$batch"/share*of*.json)
+    else
+      records+=("result/dumpOutput_bs$batch.json")
+    fi
     [[ -z $sweep ]] || pure+=("result/pure_bs$batch.json")
   done
   python3 "$suite/throughput.py" "${records[@]}" "--soc_version=$soc_version" \
@@ -232,6 +243,24 @@ tables() { # BATCH...: what the run found
   cat throughput.txt
 }
 
+work_share() { # BATCH...: README 5.2: one rank's share of the images, on device LOCAL_RANK
+  local batch name=share${rank}of$world
+  mkdir -p "$name"
+  cd "$name"
+  tensors "--share=$rank/$world"
+  for batch in "$@"; do infer "$batch" .. "../result/dumpShares_bs$batch/$name"; done
+  printf 'share %s of %s is done; when all are: the same command without torchrun and with --score\n' "$rank" "$world"
+}
+
+check_shares() { # BATCH: README 5.2: refuses while a share is missing or unfinished
+  local records=("result/dumpShares_bs$1"/share*of*.json)
+  local shares=${records[0]##*of}
+  [[ -e ${records[0]} ]] || die 3 "$workdir/result/dumpShares_bs$1: no share of the images there: run the ranks first"
+  ((${#records[@]} == ${shares%.json})) ||
+    die 3 "$workdir/result/dumpShares_bs$1: ${#records[@]} of ${shares%.json} shares: run the missing ranks first"
+  python3 "$suite/throughput.py" "${records[@]}" >/dev/null || die 3 "not all shares of batch $1 are finished"
+}
+
 main() {
   local batch batches first=''
   parse_arguments "$@"
@@ -241,20 +270,35 @@ main() {
   mkdir -p "$workdir"
   workdir=$(realpath "$workdir")
   cd "$workdir"
-  : >commands.txt
+  ((world == 1)) || commands=$workdir/commands_$rank.txt
+  : >"$commands"
   banner "work directory" cd "$workdir"
 
   IFS=, read -ra batches <<<"$batch_sizes"
+  exec 9>.model.lock
+  flock 9 # the first of several ranks makes the model, the others find it
   model
   for batch in "${batches[@]}"; do compile_om "$batch"; done
-  tensors
-  for batch in "${batches[@]}"; do infer "$batch"; done
+  ((world == 1)) || find . -maxdepth 3 -name 'share*of*' ! -name "share*of$world*" -exec rm -rf {} + # another split's
+  exec 9>&-
+  if ((world > 1)); then
+    work_share "${batches[@]}"
+    return
+  fi
+
+  if [[ -n $score ]]; then
+    dumps=dumpShares
+    for batch in "${batches[@]}"; do check_shares "$batch"; done
+  else
+    tensors
+    for batch in "${batches[@]}"; do infer "$batch" . "result/dumpOutput_bs$batch"; done
+  fi
   reference
   for batch in "${batches[@]}"; do
     accuracy "$batch" "$first"
     first=${batches[0]}
   done
-  step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
+  [[ -n $score ]] || step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
     "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference"
   tables "${batches[@]}"
   return "$verdict"

@@ -37,6 +37,23 @@ def read_record(path: Path) -> dict:
     return record
 
 
+def merge(records: list, names: list) -> list:
+    """One record for each batch size: shares of several ranks are taken together, told apart by their names."""
+    merged = {}
+    for name, record in zip(names, records):
+        batch = record["batch_size"]
+        if batch not in merged:
+            merged[batch] = dict(record)
+            continue
+        other = merged[batch]
+        if other["made_from"]["om"] != record["made_from"]["om"]:
+            raise Failure(f"{name}: of another om than the other shares of batch {batch}: run the ranks again")
+        rates = {f"{device}": rate for device, rate in other["rates"].items()}
+        rates.update({f"{Path(name).stem}, {device}": rate for device, rate in record["rates"].items()})
+        merged[batch] = dict(other, rates=rates, e2e=None, images=other["images"] + record["images"])
+    return list(merged.values())
+
+
 def interface(record: dict):
     """Images/s over all devices, or None if the run was not timed in one go."""
     rates = [rate["interface"] for rate in record.get("rates", {}).values()]
@@ -86,14 +103,14 @@ def main() -> int:
     parser.add_argument("--csv", metavar="OUT.csv", type=Path)
     args = parser.parse_args()
 
-    records = [read_record(path) for path in args.records]
+    records = merge([read_record(path) for path in args.records], args.records)
     pure = {record["batch_size"]: record for record in map(read_record, args.pure)}
     table = rows(records, pure, args.soc_version)
     print("Throughput, images/s")
     engines = sorted({record["engine"] for record in records})
-    devices = sorted({int(device) for record in records for device in record["rates"]})
+    devices = sorted({device.split(", ")[-1] for record in records for device in record["rates"]}, key=int)
     print("Device: " + (records[0].get("device", "host") if engines == ["host"] else
-                         f"{args.soc_version}, device {','.join(map(str, devices))} ({', '.join(engines)})"))
+                         f"{args.soc_version}, device {','.join(devices)} ({', '.join(engines)})"))
     print_table(table, records, bool(pure))
     if args.csv:
         text = io.StringIO()
