@@ -107,7 +107,9 @@ def read_dump(path: Path) -> np.ndarray:
             raise Failure(f"{path}: {len(data)} bytes are no float32 values")
         values = np.frombuffer(data, dtype="<f4")
     else:
-        line = path.read_bytes().split(b"\n", 1)[0]
+        line, newline, _ = path.read_bytes().partition(b"\n")
+        if not newline:
+            raise Failure(f"{path}: cut short: its line has no end")  # perhaps within the last number
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
             try:
@@ -210,16 +212,24 @@ def agrees(difference: float, other: Path) -> bool:
     return equal
 
 
+def fraction(text: str) -> Fraction:
+    """A number without rounding; raises ValueError, which argparse reports, on any other text."""
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:  # 1/0
+        raise ValueError from error
+
+
 def percentages(text: str) -> dict:
     """'78.892,94.292' -> {1: 78.892, 5: 94.292}, as exact fractions."""
-    top1, top5 = (Fraction(part) for part in text.split(","))
+    top1, top5 = (fraction(part) for part in text.split(","))
     if not 0 <= top1 <= top5 <= 100:
         raise ValueError
     return {1: top1, 5: top5}
 
 
 def points(text: str) -> Fraction:
-    value = Fraction(text)
+    value = fraction(text)
     if value < 0:
         raise ValueError
     return value

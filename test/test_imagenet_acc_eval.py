@@ -281,9 +281,9 @@ def test_fewer_than_five_classes(score, write, refusal, tmp_path, classes):
 # ---- dumps that cannot be read
 
 def test_the_text_of_a_dump(score, write, tmp_path):
-    """What %f, other tools and other systems may write: signs, exponents, several blanks, no newline."""
+    """What %f, other tools and other systems may write: signs, exponents, several blanks."""
     labels = dict.fromkeys("abcd", 2)
-    write({"a": b"-1.000000 0.500000 3.000000 2.000000 1.000000 0.000000 \n", "b": b"-1 .5 3e0 2 1 0",
+    write({"a": b"-1.000000 0.500000 3.000000 2.000000 1.000000 0.000000 \n", "b": b"-1 .5 3e0 2 1 0\n",
            "c": b"  -1.0  0.5\t+3.0 2 1 0 \r\n", "d": b"-1 5e-1 3.25e+02 2 1 0\n"}, labels)
     score()
     assert (tmp_path / "result.json").read_bytes() == golden(4, 6, *["100.0"] * 5)
@@ -301,14 +301,16 @@ def test_values_that_are_no_numbers(refusal, write, ten, tmp_path, suffix, value
     ("_1.txt", txt(range(6)), "6 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
     ("_1.txt", txt(range(8)), "8 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
     ("_1.bin", binary(range(6)), "6 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
-    ("_1.txt", b"", "0 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
+    ("_1.txt", b"", "cut short: its line has no end"),
+    ("_1.txt", txt(range(7))[:-1], "cut short: its line has no end"),
+    ("_1.txt", b"1 2 3 4 5 6 7.12", "cut short: its line has no end"),  # within the last number, say 7.125
     ("_1.bin", b"", "0 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
     ("_1.txt", b"\n" + txt(range(7)), "0 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
     ("_1.txt", b"1 2 3 4 5 6 x\n", "not one line of numbers"),
     ("_1.txt", b"1 2 3 - 5 6 7\n", "not one line of numbers"),
     ("_1.txt", b"1,2,3,4,5,6,7\n", "not one line of numbers"),
     ("_1.txt", b"1 2 3 4.5.6 5 6 7\n", "not one line of numbers"),
-    ("_1.txt", binary(range(1, 8)), "not one line of numbers"),
+    ("_1.txt", binary(range(1, 8)) + b"\n", "not one line of numbers"),
     ("_1.bin", binary(range(7))[:-1], "27 bytes are no float32 values"),
     ("_1.bin", b"1", "1 bytes are no float32 values"),
 ], ids=lambda value: repr(value)[:30])
@@ -318,7 +320,7 @@ def test_damaged_dumps(refusal, write, ten, tmp_path, suffix, data, message):
     assert refusal() == f"dumps/img_4{suffix}: {message}"
 
 
-@pytest.mark.parametrize("data, count", [(b"", 0), (b"\n", 0), (b"5.0 \n", 1)])
+@pytest.mark.parametrize("data, count", [(b"\n", 0), (b"5.0 \n", 1)])
 def test_a_first_dump_that_is_no_classification(refusal, write, ten, data, count):
     write({"img_0": data})
     assert refusal() == f"dumps/img_0_1.txt: {count} values, which is no classification"
@@ -583,6 +585,8 @@ def test_top_5_alone_fails_the_gate(score, ten):
     (("--reference=-1,78",), "argument --reference: invalid percentages value: '-1,78'"),
     (("--reference=a,b",), "argument --reference: invalid percentages value: 'a,b'"),
     (("--reference=nan,nan",), "argument --reference: invalid percentages value: 'nan,nan'"),
+    (("--reference=1/0,78",), "argument --reference: invalid percentages value: '1/0,78'"),
+    (("--reference=30,80", "--max-drop=1/0"), "argument --max-drop: invalid points value: '1/0'"),
     (("--reference=30,80", "--max-drop=-1"), "argument --max-drop: invalid points value: '-1'"),
     (("--reference=30,80", "--max-drop=one"), "argument --max-drop: invalid points value: 'one'"),
     (("more",), "unrecognized arguments: more"),
