@@ -1,4 +1,4 @@
-"""The fake atc and benchmark keep to what is known of the real ones: flags, error codes, files byte for byte.
+"""The fake CANN tools keep to what is known of the real ones: flags, error codes, files byte for byte.
 
 The other tests trust these fakes to refuse what CANN refuses, so every rule has its case here. Most cases
 call the scripts' main() in this process (starting Python for each would take minutes); a few run them for real.
@@ -11,6 +11,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,15 @@ FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more
 
 
 def load(name):
-    """Import a script that has no .py at its end."""
+    """Import a script, most of which have no .py at their end."""
     loader = importlib.machinery.SourceFileLoader("fake_" + name.partition(".")[0], str(FAKES / name))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     loader.exec_module(module)
     return module
 
 
-ATC, BENCHMARK = load("atc"), load("benchmark.x86_64")
+ATC, BENCHMARK, NPU_SMI = load("atc"), load("benchmark.x86_64"), load("npu-smi")
+AIS = load("python/ais_bench/__main__.py")
 
 
 def make_onnx(path, batch="-1", opsets=(("", 11),), dtype=TensorProto.FLOAT):
@@ -333,11 +335,13 @@ def test_atc_faults(atc, cwd, monkeypatch):
 def test_calls_are_logged(atc, benchmark, cwd, monkeypatch):
     monkeypatch.setenv("FAKE_CANN_LOG", str(cwd / "calls"))
     benchmark()
-    first, second = map(json.loads, (cwd / "calls").read_text().splitlines())
+    assert AIS.main(["--model=tiny_bs1.om", "--loop", "2"]) == 0
+    first, second, third = map(json.loads, (cwd / "calls").read_text().splitlines())
     assert (first["tool"], second["tool"]) == ("atc", "benchmark.x86_64")
     assert first["argv"][0] == "--framework=5"
     assert second["argv"][0] == "-model_type=vision"
-    assert first["cwd"] == second["cwd"] == str(cwd)
+    assert (third["tool"], third["argv"]) == ("ais_bench", ["--model=tiny_bs1.om", "--loop", "2"])
+    assert first["cwd"] == second["cwd"] == third["cwd"] == str(cwd)
 
 
 # ---- benchmark, dataset mode
@@ -643,6 +647,371 @@ def test_benchmark_old_tags(benchmark, cwd, monkeypatch):
     assert "[INFO] ave_throughputRate = " in pure(benchmark, "tiny_bs1.om", round=1)[1]
 
 
+# ---- benchmark, devices and time
+
+def test_benchmark_knows_the_devices(benchmark, cwd, monkeypatch):
+    failed = "[ERROR][Inference] open device 4 failed.\n[ERROR] Inference init failed.\n"
+    assert benchmark(device_id=4) == (0, failed, "")
+    assert not (cwd / "result").exists()
+    monkeypatch.setenv("FAKE_CANN_DEVICES", "4")
+    benchmark(device_id=4)
+    assert len(dumps(device=4)) == 10
+    assert benchmark()[1].endswith("[ERROR] Inference init failed.\n")
+
+
+def test_benchmark_fault_on_one_device(benchmark, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "missing-dumps")
+    monkeypatch.setenv("FAKE_CANN_FAIL_DEVICE", "2")
+    for device, count in ((0, 10), (2, 7)):
+        assert benchmark(device_id=device)[0] == 0
+        assert len(dumps(device)) == count
+
+
+def test_slow_waits_before_each_batch_or_round(benchmark, ais, monkeypatch):
+    waits = []
+    for module in (BENCHMARK, AIS.BENCHMARK):
+        monkeypatch.setattr(module.time, "sleep", waits.append)
+    monkeypatch.setenv("FAKE_CANN_SLOW", "0.25")
+    benchmark(batch_size=4)
+    ais(batch_size=4)
+    assert waits == [0.25] * 6
+    pure(benchmark, "tiny_bs4.om", batch_size=4, round=5)
+    ais(batch_size=4, input=None, output=None, output_dirname=None, loop=2)
+    assert waits == [0.25] * 13
+
+
+@pytest.mark.parametrize("words", [
+    [str(FAKES / "benchmark.x86_64"), "-om_path=tiny_bs1.om", "-input_text_path=tiny.info"],
+    ["-m", "ais_bench", "--model=tiny_bs1.om", "--input=prep", "--output=result", "--output_dirname=dumpOutput_device0",
+     "--outfmt=TXT"],
+], ids=["benchmark", "ais_bench"])
+def test_a_killed_run_leaves_the_dumps_made_so_far(benchmark, atc, cwd, words):
+    """The first of ten is there after half a second, the last one would be after five."""
+    make_om(atc, 1)
+    environment = {**os.environ, "FAKE_CANN_SLOW": "0.5", "PYTHONPATH": str(FAKES / "python")}
+    folder = cwd / "result/dumpOutput_device0"
+    with subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not list(folder.glob("*.txt")):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -9
+    assert 1 <= len(list(folder.iterdir())) < 10
+
+
+# ---- ais_bench
+
+@pytest.fixture
+def ais(benchmark, cwd, atc, capsys):
+    """Call ais_bench on the 10 samples, its flags changed by keywords; return (status, out, err)."""
+    def run(*more, batch_size=1, **changes):
+        make_om(atc, batch_size)
+        flags = {"model": f"tiny_bs{batch_size}.om", "input": "prep", "output": "out", "output_dirname": "d",
+                 "outfmt": "TXT", **changes}
+        try:
+            status = AIS.main([*(f"--{k}={v}" for k, v in flags.items() if v is not None), *more])
+        except SystemExit as end:
+            status = end.code
+        return (status, *capsys.readouterr())
+    return run
+
+
+def saved(folder="out/d"):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+
+def throughput_of(out):
+    return float(next(line for line in out.splitlines() if "throughput" in line).split()[-1])
+
+
+def test_ais_stdout(ais):
+    status, out, err = ais(batch_size=16, batchsize=16)
+    assert (status, err) == (0, "")
+    ms = AIS.time_of_batch(16)
+    assert out == f"""\
+[INFO] acl init success
+[INFO] open device 0 success
+[INFO] load model tiny_bs16.om success
+[INFO] create model description success
+[INFO] try get model batchsize:16
+[INFO] output path:out/d
+[INFO] get filesperbatch files0 size:240 tensor0size:3840 filesperbatch:16 runcount:1
+[INFO] warm up 1 done
+Inference array Processing: 100%|##########| 1/1 [00:00<00:00, 1000.00it/s]
+[INFO] -----------------Performance Summary------------------
+[INFO] NPU_compute_time (ms): min = {ms}, max = {ms}, mean = {ms}, median = {ms}, percentile(99%) = {ms}
+[INFO] throughput 1000*batchsize.mean(16)/NPU_compute_time.mean({ms}): 1507.0
+[INFO] ------------------------------------------------------
+[INFO] unload model success, model Id is 1
+[INFO] end to destroy context
+[INFO] end to reset device is 0
+[INFO] end to finalize acl
+"""
+
+
+@pytest.mark.parametrize("batch, rate", [(1, 799), (4, 1375), (8, 1492), (16, 1507), (32, 1424), (64, 829), (5, 1000)])
+def test_ais_rates_are_the_published_ones(ais, batch, rate):
+    out = ais(batch_size=batch, input=None, output=None, output_dirname=None, loop=20)[1]
+    assert throughput_of(out) == pytest.approx(rate, rel=1e-15)
+    assert " 20/20 " in out
+
+
+def test_ais_batchsize_only_goes_into_the_formula(ais):
+    assert throughput_of(ais(batch_size=4, batchsize=2)[1]) == pytest.approx(1375 / 2)
+    assert len(saved()) == 10
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_ais_results_are_those_of_the_benchmark(ais, benchmark, cwd, monkeypatch, batch):
+    (cwd / "labels").write_text("".join(f"{name}.JPEG {i % CLASSES}\n" for i, name in enumerate(SAMPLES)))
+    monkeypatch.setenv("FAKE_CANN_LABELS", "labels")
+    monkeypatch.setenv("FAKE_CANN_TOP1", "0.7")
+    benchmark(batch_size=4)
+    ais(batch_size=batch)
+    assert {name.replace("_0.txt", "_1.txt"): data for name, data in saved().items()} == dumps()
+    benchmark(batch_size=4, output_binary=True, device_id=1)
+    ais(batch_size=batch, outfmt="BIN", output_dirname="b")
+    assert {name.replace("_0.bin", "_1.bin"): data for name, data in saved("out/b").items()} == dumps(1)
+    ais(batch_size=batch, outfmt="NPY", output_dirname="n")
+    array = np.load("out/n/img_03_0.npy")
+    assert (array.shape, array.dtype, array.tobytes()) == ((1, CLASSES), "<f4", saved("out/b")["img_03_0.bin"])
+
+
+@pytest.mark.parametrize("dtype, text", [("FP16", rb"(-?\d+\.\d{6} ){7}\n"), ("UINT8", rb"(\d+ ){7}\n")])
+def test_ais_keeps_the_models_output_type(ais, atc, dtype, text):
+    assert atc(output="typed", output_type=dtype)[0] == 0
+    assert ais(model="typed.om")[0] == 0
+    assert re.fullmatch(text, saved()["img_00_0.txt"])
+    ais(model="typed.om", outfmt="BIN", output_dirname="b")
+    assert len(saved("out/b")["img_00_0.bin"]) == CLASSES * {"FP16": 2, "UINT8": 1}[dtype]
+
+
+def test_ais_time_stamp_and_summary(ais, cwd):
+    out = ais("--display_all_summary", "Y", batch_size=4, output_dirname=None, warmup_count=0, loop=2)[1]
+    assert out.index("H2D_latency (ms): ") < out.index("NPU_compute_time (ms): ") < out.index("D2H_latency (ms): ")
+    assert "[INFO] warm up 0 done" in out
+    folder, summary = sorted((cwd / "out").iterdir())
+    assert re.fullmatch(r"\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d", folder.name)
+    assert summary.name == f"{folder.name}_summary.json"
+    assert f"[INFO] output path:out/{folder.name}\n" in out
+    content = json.loads(summary.read_text())
+    assert set(content) == {"filesinfo", "args", "H2D_latency", "NPU_compute_time", "D2H_latency", "throughput",
+                            "npu_compute_time_list", "pid"}
+    assert content["filesinfo"]["3"] == {"infiles": ["prep/img_03.bin"],
+                                         "outfiles": [f"out/{folder.name}/img_03_0.txt"]}
+    assert len(content["filesinfo"]) == 10
+    assert content["npu_compute_time_list"] == [content["NPU_compute_time"]["mean"]] * 6  # 3 batches, twice each
+    assert (content["NPU_compute_time"]["count"], content["throughput"]) == (6, throughput_of(out))
+
+
+def test_ais_old_summary(ais, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_AIS_OLD", "1")
+    ais()
+    assert [path.name for path in (cwd / "out").iterdir()] == ["d"]
+    assert "throughput" in json.loads(saved().pop("sumary.json"))
+    assert len(saved()) == 11
+
+
+def test_ais_input_folder(ais, cwd):
+    """By suffix, not recursive, in natural order; links are followed; names are cut at the first dot."""
+    folder = cwd / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b10.bin", "B9.BIN", "a.b.c.bin", "skip.txt", "skip.Bin", "deeper/x.bin"):
+        (folder / name).write_bytes(bytes(SAMPLE_BYTES))
+    np.save(folder / "n.npy", np.zeros((1, 3, 4, 5), "<f4"))
+    (folder / "link.bin").symlink_to(cwd / "prep/img_00.bin")
+    (folder / "\u00b2.bin").write_bytes(bytes(SAMPLE_BYTES))  # a digit to str.isdigit, not to int
+    out = ais(batch_size=4, input="in")[1]
+    assert "runcount:2\n" in out
+    files = json.loads((cwd / "out/d_summary.json").read_text())["filesinfo"]
+    assert [os.path.basename(files[str(i)]["infiles"][0]) for i in range(len(files))] == [
+        "a.b.c.bin", "B9.BIN", "b10.bin", "link.bin", "n.npy", "\u00b2.bin"]
+    assert set(saved()) == {f"{name}_0.txt" for name in ("a", "B9", "b10", "link", "n", "\u00b2")}
+
+
+def test_ais_input_list_in_its_order(ais, cwd):
+    assert ais(batch_size=4, input="prep/img_05.bin,prep/img_01.bin")[0] == 0
+    files = json.loads((cwd / "out/d_summary.json").read_text())["filesinfo"]
+    assert [entry["infiles"] for entry in files.values()] == [["prep/img_05.bin"], ["prep/img_01.bin"]]
+    assert list(saved()) == ["img_01_0.txt", "img_05_0.txt"]
+
+
+def test_ais_sizes(ais, cwd):
+    (cwd / "odd.bin").write_bytes(bytes(SAMPLE_BYTES - 1))
+    (cwd / "half.bin").write_bytes(bytes(SAMPLE_BYTES // 2))
+    (cwd / "two.bin").write_bytes(bytes(SAMPLE_BYTES * 2))
+    with pytest.raises(RuntimeError, match="file size"):
+        ais(batch_size=4, input="odd.bin")
+    with pytest.raises(RuntimeError, match="save out files error"):
+        ais(batch_size=4, input="half.bin")
+    assert ais(batch_size=4, input="half.bin", output=None, output_dirname=None)[0] == 0  # noticed only when saved
+    with pytest.raises(RuntimeError, match="differ"):
+        ais(batch_size=4, input="prep/img_00.bin,half.bin")
+    assert ais(batch_size=4, input="two.bin")[0] == 0
+    assert saved()["two_0.txt"].count(b"\n") == 2  # a row a sample
+
+
+def test_ais_size_error_text(ais, cwd, capsys):
+    (cwd / "odd.bin").write_bytes(bytes(SAMPLE_BYTES - 1))
+    with pytest.raises(RuntimeError):
+        ais(batch_size=4, input="odd.bin")
+    assert capsys.readouterr().out.splitlines()[-1] == "[ERROR] arg0 tensorsize: 960 filesize: 239 not match"
+
+
+def test_ais_saves_made_up_input_only_on_request(ais, cwd):
+    assert ais(batch_size=4, input=None, output=None, output_dirname=None)[0] == 0
+    assert not (cwd / "out").exists()
+    ais(batch_size=4, input=None)
+    assert [name for name, data in saved().items() if data.count(b"\n") == 4] == ["pure_infer_data_0.txt"]
+
+
+def test_ais_flag_spellings(ais):
+    out = ais("--dev", "2", "--batchs", "1", "-l", "3")[1]
+    assert "[INFO] open device 2 success" in out and " 30/30 " in out
+
+
+@pytest.mark.parametrize("words", [
+    ["--outfmt=txt"], ["--loop=0"], ["--warmup_count=-1"], ["--device=256"], ["--device=0,x"], ["--out=x"],
+    ["--nonsense=1"], ["--run_mode=fast"], ["--debug=maybe"], ["--batchsize=0"], ["--pure_data_type=one"],
+])
+def test_ais_refuses_flags_with_status_2(ais, cwd, words):
+    assert ais(*words)[0] == 2
+    assert not (cwd / "out").exists()
+
+
+@pytest.mark.parametrize("changes", [
+    {"output": None}, {"model": "missing.om"}, {"model": "tiny.onnx"}, {"input": "missing"}, {"input": "empty"},
+    {"device": 4}, {"dymBatch": 4},
+])
+def test_ais_run_time_errors(ais, cwd, changes):
+    (cwd / "empty").mkdir()
+    with pytest.raises(RuntimeError):
+        ais(**changes)
+    assert not list(cwd.glob("out/d/*"))
+
+
+def test_ais_refuses_dynamic_models(ais, atc):
+    assert atc(output="dynamic", dynamic_batch_size="1,4", input_shape="image:-1,3,4,5")[0] == 0
+    with pytest.raises(RuntimeError, match="dynamic batch"):
+        ais(model="dynamic.om")
+
+
+def test_ais_several_devices(ais, cwd, monkeypatch):
+    status, out, _ = ais(device="0,2,3")
+    assert status == 0
+    assert [len(saved(f"out/d/device{i}")) for i in (0, 2, 3)] == [4, 3, 3]
+    assert list(saved("out/d/device0")) == [f"{name}_0.txt" for name in SAMPLES[:4]]
+    assert re.findall(r"(?m)^i:(\d) device_(\d) throughput:799\.0 start_time:[\d.]+ end_time:[\d.]+$", out) == [
+        ("0", "0"), ("1", "2"), ("2", "3")]
+    assert "[INFO] summary throughput:2397.0\n" in out
+    monkeypatch.setenv("FAKE_CANN_DEVICES", "0,2")
+    status, out, _ = ais(device="0,2,3")
+    assert (status, "[ERROR] subprocess run failed error_callback:open device 3 failed" in out) == (1, True)
+
+
+def test_ais_faults(ais, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_FAIL", "ais-missing")
+    assert (ais(batch_size=4)[0], list(saved())) == (0, [f"{name}_0.txt" for name in SAMPLES[:8]])
+    monkeypatch.setenv("FAKE_CANN_FAIL", "ais-no-throughput")
+    status, out, _ = ais(output_dirname="quiet")
+    assert (status, "throughput" in out, len(saved("out/quiet"))) == (0, False, 10)
+    assert not (cwd / "out/quiet_summary.json").exists()
+    monkeypatch.setenv("FAKE_CANN_FAIL", "ais-error")
+    with pytest.raises(RuntimeError):
+        ais(output_dirname="error")
+    monkeypatch.setenv("FAKE_CANN_FAIL_DEVICE", "2")
+    assert ais(device=1)[0] == 0
+    with pytest.raises(RuntimeError):
+        ais(device=2)
+    monkeypatch.setenv("FAKE_CANN_FAIL", "typo")
+    assert "no such fault" in ais()[0]
+
+
+# ---- npu-smi
+
+@pytest.fixture
+def npu_smi(cwd, capsys, monkeypatch):
+    """Call npu-smi with a table chosen; return (status, lines of stdout)."""
+    def run(table=None, words=("info",)):
+        if table:
+            monkeypatch.setenv("FAKE_CANN_NPU_SMI", table)
+        return NPU_SMI.main(["npu-smi", *words]), capsys.readouterr().out.splitlines()
+    return run
+
+
+# Of a real host
+CAPTURED_310 = """\
++------------------------------------------------------------------------------+
+| npu-smi 21.0.3.1                     Version: 21.0.3.1                       |
++-------------------+-----------------+----------------------------------------+
+| NPU     Name      | Health          | Power(W)          Temp(C)              |
+| Chip    Device    | Bus-Id          | AICore(%)         Memory-Usage(MB)     |
++===================+=================+========================================+
+| 0       310       | OK              | 12.8              58                   |
+| 0       0         | NA              | 0                 5324 / 8192          |
+""".splitlines()
+CAPTURED_310P3 = """\
++-------------------+-----------------+------------------------------------------------------+
+| NPU     Name      | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
+| Chip    Device    | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
++===================+=================+======================================================+
+| 0       310P3     | OK              | 15.8         42                0    / 0              |
+| 0       0         | 0000:82:00.0    | 0            1074 / 21534                            |
++===================+=================+======================================================+
+""".splitlines()
+
+
+def test_npu_smi_prints_the_captured_shapes(npu_smi):
+    assert npu_smi()[1][:8] == CAPTURED_310
+    assert npu_smi("310P3")[1][2:] == CAPTURED_310P3
+
+
+def chips_in(lines):
+    """(NPU, name, health, chip and device, AICore) of each chip, read from its two rows."""
+    stop = next((i for i, text in enumerate(lines) if "Process id" in text), len(lines))
+    rows = [[cell.split() for cell in text.strip("|").split("|")] for text in lines[5:stop] if text[0] == "|"]
+    return [(first[0][0], first[0][1], first[1][0], " ".join(second[0]), second[2][0])
+            for first, second in zip(rows[::2], rows[1::2])]
+
+
+CARD = [("0", "310", "OK", f"{i} {i}", "0") for i in range(4)]
+
+
+@pytest.mark.parametrize("table, chips", [
+    (None, CARD),
+    ("310", CARD),
+    ("310-wide", CARD),
+    ("310-busy", [CARD[0], ("0", "310", "OK", "1 1", "35"), *CARD[2:]]),
+    ("310P3", [("0", "310P3", "OK", "0 0", "0")]),
+    ("310P3-process", [("0", "310P3", "OK", "0 0", "0")]),
+    ("310P3-unhealthy", [("0", "310P3", "Alarm", "0 0", "0"), ("0", "310P3", "OK", "1 1", "0")]),
+    ("310-two-cards", [(str(2 + i // 4 * 4), "310", "OK", f"{i % 4} {i}", "0") for i in range(8)]),
+    ("910", [(str(i), "910A", "OK", "0", "0") for i in range(8)]),
+])
+def test_npu_smi_tables(npu_smi, table, chips):
+    status, lines = npu_smi(table)
+    assert (status, chips_in(lines)) == (0, chips)
+    assert len({len(text) for text in lines}) == 1  # a rectangle
+
+
+def test_npu_smi_process_table(npu_smi):
+    assert "| No running processes found in NPU 0 " in npu_smi("310-wide")[1][-2]
+    last = npu_smi("310P3-process")[1][-2]
+    assert [cell.split() for cell in last.strip("|").split("|")] == [["0", "0"], ["4711"], ["python3"], ["120"]]
+    assert last.index("|", 1) == 32  # after a first column of 31 characters
+    assert not any("Process" in text for text in npu_smi("310")[1])
+
+
+def test_npu_smi_fails(npu_smi, cwd, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_LOG", str(cwd / "calls"))
+    assert npu_smi("none") == (1, ["dcmi module initialize failed"])
+    for words in ((), ("list",), ("info", "-l")):
+        assert npu_smi("310", words) == (1, [])
+    assert not (cwd / "calls").exists()
+    with pytest.raises(SystemExit):
+        npu_smi("311")
+
+
 # ---- the files as programs
 
 def test_programs_run_from_a_shell(benchmark, cwd, monkeypatch):
@@ -661,3 +1030,11 @@ def test_programs_run_from_a_shell(benchmark, cwd, monkeypatch):
     words = ["./benchmark.x86_64", "-om_path=x_bs1.om", "-input_text_path=tiny.info"]
     assert run(*words) == (0, "[INFO][PostProcess] curSampleNum is 2", "")
     assert len(dumps()) == 10
+    assert run("npu-smi", "info") == (0, CAPTURED_310[1], "")
+    monkeypatch.setenv("PYTHONPATH", str(FAKES / "python"))
+    assert run("python3", "-m", "ais_bench", "--model", "x_bs1.om", "-i", "prep") == (
+        0, "[INFO] open device 0 success", "")
+    monkeypatch.setenv("FAKE_CANN_FAIL", "ais-error")
+    words = ["python3", "-m", "ais_bench", "--model=x_bs1.om"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "RuntimeError: fake fault")
