@@ -2,10 +2,10 @@
 """Score the benchmark's dumps against the labels: top-1 to top-5, and the accuracy gate.
 
 Usage:    python3 imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json
-                  [--reference TOP1,TOP5 --max-drop 1.0] [--same-as OTHER.json] [--allow-missing]
+                  [--reference TOP1,TOP5 [--max-drop 1.0]] [--same-as OTHER.json] [--beside OTHER_DIR] [--allow-missing]
 Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt ./ result.json \\
               --reference 78.892,94.292
-          top-1   78.35 % (39175 / 50000)   reference 78.892 %   95 % interval 77.99 to 78.71 %
+          top-1   78.35 % (39175 / 50000)   reference  78.892 %   95 % interval 77.99 to 78.71 %
           ...
           PASSED: top-1 is 0.542 points below the reference, top-5 is 0.018 points above the reference; a drop of
           less than 1.0 is allowed
@@ -40,6 +40,7 @@ from common import Failure, listing, run, say, write
 TOP = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
+MAX_DROP = Fraction(1)  # points below the reference at which the port is no longer accepted (README 6.3)
 BACKGROUND_CLASSES = 1001  # ImageNet with class 0 for "none of them", as TensorFlow's models have it
 
 
@@ -212,6 +213,30 @@ def agrees(difference: float, other: Path) -> bool:
     return equal
 
 
+def beside(dumps: dict, other: Path) -> str:
+    """A line: how far `dumps` are from the dumps of the same images in folder `other`, and whose top-5 differ.
+
+    The difference is the largest over all images, as a share of the largest value on either side.
+    """
+    theirs = find_dumps(other)
+    if theirs.keys() != dumps.keys():
+        alone = sorted(theirs.keys() ^ dumps.keys())
+        raise Failure(f"{other}: not of the same images: {listing(alone)} on one side only")
+    difference, largest, changed = 0.0, 0.0, []
+    for image, path in dumps.items():
+        pair = [read_dump(path), read_dump(theirs[image])]
+        if len(pair[0]) != len(pair[1]):
+            raise Failure(f"{theirs[image]}: {len(pair[1])} values, but {path} has {len(pair[0])}: of another model")
+        difference = max(difference, float(np.abs(pair[0] - pair[1]).max()))
+        largest = max(largest, *(float(np.abs(values).max()) for values in pair))
+        first, second = (np.argsort(-values, kind="stable")[:TOP].tolist() for values in pair)
+        if first != second:
+            changed.append(image)
+    return (f"beside {other}: same top-{TOP} on {len(dumps) - len(changed)} of {len(dumps)} images"
+            f"{f' (not {listing(changed)})' if changed else ''}; "
+            f"largest difference {difference / largest if largest else 0.0:.1e} of the largest value")
+
+
 def fraction(text: str) -> Fraction:
     """A number without rounding; raises ValueError, which argparse reports, on any other text."""
     try:
@@ -245,13 +270,17 @@ def main() -> int:
     parser.add_argument("name", metavar="result.json", help="file name in OUT_DIR")
     parser.add_argument("--reference", type=percentages, default={}, metavar="TOP1,TOP5",
                         help="accuracies to hold, percent, e.g. 78.892,94.292")
-    parser.add_argument("--max-drop", type=points, default=Fraction(1), metavar="POINTS",
+    parser.add_argument("--max-drop", type=points, metavar="POINTS",
                         help="the drop from --reference must be less (default: 1.0)")
     parser.add_argument("--same-as", type=Path, metavar="OTHER.json",
                         help=f"fail unless this earlier result (of another batch size) is within {AGREEMENT} points")
+    parser.add_argument("--beside", type=Path, metavar="OTHER_DIR",
+                        help="print how far the values are from another run's dumps of the same images")
     parser.add_argument("--allow-missing", action="store_true", help="score a partial run: labels may lack their dump")
     args = parser.parse_args()
 
+    if args.max_drop is not None and not args.reference:
+        parser.error("--max-drop needs --reference, to drop from")
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
     match(dumps, labels, args.allow_missing)
     counts, classes = score(dumps, labels)
@@ -259,11 +288,15 @@ def main() -> int:
         raise Failure(f"{args.dumps}: {classes} classes have no top-5 to hold against --reference")
     text = result_text(counts, len(dumps), classes)
     difference = largest_difference(text, args.same_as) if args.same_as else 0.0  # before OTHER.json is overwritten
+    comparison = beside(dumps, args.beside) if args.beside else None
     args.out.mkdir(parents=True, exist_ok=True)
     write(args.out / args.name, text)
     print_table(counts, len(dumps), args.reference)
-    met = gate(counts, len(dumps), args.reference, args.max_drop) if args.reference else True
+    max_drop = MAX_DROP if args.max_drop is None else args.max_drop
+    met = gate(counts, len(dumps), args.reference, max_drop) if args.reference else True
     same = agrees(difference, args.same_as) if args.same_as else True
+    if args.beside:
+        print(comparison)
     return 0 if met and same else 1
 
 

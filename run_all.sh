@@ -298,8 +298,8 @@ main() {
     accuracy "$batch" "$first"
     first=${batches[0]}
   done
-  [[ -n $score ]] || step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
-    "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference"
+  step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
+    "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference" ${score:+--score}
   tables "${batches[@]}"
   return "$verdict"
 }

@@ -2,15 +2,18 @@
 """Put on record what a finished run of run_all.sh was made of: run.json in the work directory.
 
 Usage:    python3 run_record.py --weights F --onnx F --batch_sizes 1,16 --soc_version CHIP --reference T1,T5
+                  [--score]
 Example:  python3 run_record.py --weights demo.pth.tar --onnx xception.onnx --batch_sizes 1,16 \\
               --soc_version Ascend310 --reference 78.892,94.292
           run.json: what ran, with sha256 of weights, ONNX and 2 oms
 
 Run in the work directory. It reads what the steps left there, and computes nothing but hashes.
+--score: of what several ranks made and run_all.sh --score put together (README 5.2).
 
-run.json: {commands: [the command lines, in order], versions, weights, onnx, om: {batch size: {sha256,
-precision}}, data_set: {source, count, listing_sha256}, recipe, soc_version, inference: {batch size:
-the record of infer.py}, reference, accuracy: {batch size: result.json's values}}.
+run.json: {commands: [the command lines, in order; those of rank 0 first], versions, weights, onnx, om: {batch
+size: {sha256, precision}}, data_set: {source, count, listing_sha256: of each share}, recipe, soc_version,
+inference: {batch size: [the records of infer.py: devices, rates, its commands]}, reference, accuracy: {batch
+size: result.json's values}}.
 """
 import argparse
 import importlib.util
@@ -59,6 +62,23 @@ def describe_om(path: Path) -> dict:
     return {"sha256": sha256(path), "precision": om.load(path)[0]["precision"]}
 
 
+def shares_of(batch: str) -> list:
+    """Names of the shares that were scored, in order of rank: share0of4 and so on."""
+    names = [path.stem for path in Path(f"result/dumpShares_bs{batch}").glob("share*of*.json")]
+    return sorted(names, key=lambda name: int(name[len("share"):].split("of")[0]))
+
+
+def describe_data_set(folders: list) -> tuple:
+    """(data_set, recipe) of run.json, from the manifests of the folders that hold the bins."""
+    manifests = [read_json(folder / "manifest.json") for folder in folders]
+    first = manifests[0]
+    for folder, manifest in zip(folders, manifests):
+        if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
+            raise Failure(f"{folder}: of another source or recipe than {folders[0]}: run the ranks again")
+    return {"source": first["source"], "count": sum(manifest["count"] for manifest in manifests),
+            "listing_sha256": [manifest["listing_sha256"] for manifest in manifests]}, first["recipe"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,21 +88,27 @@ def main() -> int:
     parser.add_argument("--batch_sizes", required=True, metavar="1,16")
     parser.add_argument("--soc_version", required=True)
     parser.add_argument("--reference", required=True, metavar="TOP1,TOP5")
+    parser.add_argument("--score", action="store_true", help="of the shares of several ranks")
     args = parser.parse_args()
 
     batches = args.batch_sizes.split(",")
-    manifest = read_json(Path("prep_dataset/manifest.json"))
+    shares = shares_of(batches[0]) if args.score else []
+    data_set, recipe = describe_data_set([Path(share, "prep_dataset") for share in shares or ["."]])
+    records = {batch: [f"dumpShares_bs{batch}/{share}" for share in shares] or [f"dumpOutput_bs{batch}"]
+               for batch in batches}
+    commands = [*(f"commands_{rank}.txt" for rank in range(len(shares))), "commands.txt"]
     accuracy = {batch: read_json(Path(f"result_bs{batch}.json"))["value"] for batch in batches}
     record = {
-        "commands": Path("commands.txt").read_text().splitlines(),
+        "commands": [line for name in commands for line in Path(name).read_text().splitlines()],
         "versions": versions(),
         "weights": {"file": str(args.weights), "sha256": sha256(args.weights)},
         "onnx": {"file": str(args.onnx), "sha256": sha256(args.onnx)},
         "om": {batch: describe_om(Path(f"xception_bs{batch}.om")) for batch in batches},
-        "data_set": {key: manifest[key] for key in ("source", "count", "listing_sha256")},
-        "recipe": manifest["recipe"],
+        "data_set": data_set,
+        "recipe": recipe,
         "soc_version": args.soc_version,
-        "inference": {batch: read_json(Path(f"result/dumpOutput_bs{batch}.json")) for batch in batches},
+        "inference": {batch: [read_json(Path(f"result/{name}.json")) for name in names]
+                      for batch, names in records.items()},
         "reference": args.reference,
         "accuracy": {batch: {row["key"]: row["value"] for row in rows} for batch, rows in accuracy.items()},
     }

@@ -99,7 +99,7 @@ def test_what_ran_is_on_record(default_job):
                                   "sha256": hashlib.sha256((work / "xception_bs16.om").read_bytes()).hexdigest()}
     assert record["data_set"]["count"] == 45
     assert record["recipe"]["resize"] == 333
-    assert record["inference"]["1"]["commands"][0].startswith("benchmark.")
+    assert record["inference"]["1"][0]["commands"][0].startswith("benchmark.")
     assert record["accuracy"]["1"]["Top1 accuracy"] == top1(work)
     assert {"python", "numpy", "Pillow", "torch", "openvino"} <= record["versions"].keys()
 
@@ -170,6 +170,9 @@ def test_readme_commands_run_as_printed(default_job, tmp_path):
     assert "xception-c0a72b38.pth.tar: no such file; README 1" in result.stderr
     assert "20 of 45 tensors compared with torchvision: every bit equal" in result.stdout
     assert "agrees with result_bs1.json" in result.stdout
+    difference = re.search(r"^beside result/dumpOutput_bs1: same top-5 on 45 of 45 images; largest difference (\S+) of",
+                           result.stdout, re.MULTILINE)
+    assert 0 < float(difference.group(1)) < 1e-5  # float32 arithmetic, in two orders
     assert result.stdout.count("PASSED") >= 4
     assert "ave_throughputRate" in result.stdout
     assert top1(copy) == top1(copy, 16) == top1(copy / "work")

@@ -586,6 +586,7 @@ def test_top_5_alone_fails_the_gate(score, ten):
     (("--reference=a,b",), "argument --reference: invalid percentages value: 'a,b'"),
     (("--reference=nan,nan",), "argument --reference: invalid percentages value: 'nan,nan'"),
     (("--reference=1/0,78",), "argument --reference: invalid percentages value: '1/0,78'"),
+    (("--max-drop=1",), "--max-drop needs --reference, to drop from"),
     (("--reference=30,80", "--max-drop=1/0"), "argument --max-drop: invalid points value: '1/0'"),
     (("--reference=30,80", "--max-drop=-1"), "argument --max-drop: invalid points value: '-1'"),
     (("--reference=30,80", "--max-drop=one"), "argument --max-drop: invalid points value: 'one'"),
@@ -674,3 +675,47 @@ def test_the_other_result_is_read_before_it_is_overwritten(score, ten, tmp_path)
     (tmp_path / "result.json").write_bytes(TEN.replace(b"30.0%", b"20.0%"))
     assert score("--same-as=result.json", status=1)[0].splitlines()[-1] == (
         "DISAGREES with result.json: largest difference 10.00 points (limit 0.05)")
+
+
+# ---- --beside
+
+@pytest.fixture
+def other(ten, tmp_path):
+    """Another run's dumps of the same images, with the same values: other/img_0_0.bin and so on."""
+    (tmp_path / "other").mkdir()
+    for name, values in ten[0].items():
+        (tmp_path / f"other/{name}_0.bin").write_bytes(binary(values))
+    return tmp_path / "other"
+
+
+def test_the_same_values_in_another_run(score, other):
+    assert score("--beside=other")[0].splitlines()[-1] == (
+        "beside other: same top-5 on 10 of 10 images; largest difference 0.0e+00 of the largest value")
+
+
+def test_values_that_differ(score, ten, other):
+    """The largest value is 4.5; one image is off by 0.45 in its second place, another by 0.9 in its last."""
+    for name, place, change in (("img_3", 2, 0.45), ("img_5", 7, -0.9)):
+        values = ten[0][name].copy()
+        values[np.argsort(-values)[place - 1]] += change
+        (other / f"{name}_0.bin").write_bytes(binary(values))
+    assert score("--beside=other")[0].splitlines()[-1] == (
+        "beside other: same top-5 on 10 of 10 images; largest difference 2.0e-01 of the largest value")
+
+
+def test_images_whose_top_5_changes_are_named(score, ten, other):
+    for name in ("img_2", "img_7"):
+        values = ten[0][name].copy()
+        first, second = np.argsort(-values)[:2]
+        values[[first, second]] = values[[second, first]]
+        (other / f"{name}_0.bin").write_bytes(binary(values))
+    assert "same top-5 on 8 of 10 images (not img_2, img_7);" in score("--beside=other")[0].splitlines()[-1]
+
+
+def test_another_run_that_cannot_be_compared(refusal, ten, other):
+    (other / "img_4_0.bin").write_bytes(binary(np.arange(8)))
+    assert refusal("--beside=other") == (
+        "other/img_4_0.bin: 8 values, but dumps/img_4_1.txt has 7: of another model")
+    (other / "img_4_0.bin").unlink()
+    assert refusal("--beside=other") == "other: not of the same images: img_4 on one side only"
+    assert refusal("--beside=none", status=4) == "none: No such file or directory"

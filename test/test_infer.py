@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import chips
 import infer
 import throughput
 from conftest import SUITE, run
@@ -303,84 +303,12 @@ def test_an_unfinished_or_foreign_record_is_refused(tmp_path):
     assert "not a record" in run(sys.executable, SUITE / "throughput.py", "x.json", cwd=tmp_path, status=3).stderr
 
 
-# --- chips ------------------------------------------------------------------------------------------------------
-
-TABLE_310 = """\
-+-------------------+-----------------+----------------------------------------+
-| NPU     Name      | Health          | Power(W)          Temp(C)              |
-| Chip    Device    | Bus-Id          | AICore(%)         Memory-Usage(MB)     |
-+===================+=================+========================================+
-| 0       310       | Alarm           | 12.8              58                   |
-| 0       0         | NA              | 0                 5324 / 8192          |
-+-------------------+-----------------+----------------------------------------+
-| 0       310       | OK              | 12.8              58                   |
-| 1       1         | NA              | 35                5324 / 8192          |
-+===================+=================+========================================+
-"""
-TABLE_310P3 = """\
-+===============================+=================+======================================================+
-| NPU     Name                  | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
-| Chip    Device                | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
-+===============================+=================+======================================================+
-| 6       310P3                 | OK              | 15.8         42                0    / 0              |
-| 0       0                     | 0000:82:00.0    | 0            1074 / 21534                            |
-+===============================+=================+======================================================+
-| NPU     Chip                  | Process id      | Process name             | Process memory(MB)        |
-+===============================+=================+======================================================+
-| 6       0                     | 4711            | python3                  | 120                       |
-+===============================+=================+======================================================+
-"""
-TABLE_910 = """\
-| NPU     Name                  | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
-| Chip                          | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
-+===============================+=================+======================================================+
-| 0       910B1                 | OK              | 66.9         38                0    / 0              |
-| 0                             | 0000:C1:00.0    | 0            1714 / 15137    0 / 32768               |
-+===============================+=================+======================================================+
-| 1       910B1                 | OK              | 66.9         38                0    / 0              |
-| 0                             | 0000:81:00.0    | 0            1714 / 15137    0 / 32768               |
-"""
-
-
-def summary(text):
-    return [(chip["device"], chip["card"], chip["name"], chip["health"], chips.is_busy(chip))
-            for chip in chips.parse(text)]
-
-
-def test_tables_of_npu_smi():
-    assert summary(TABLE_310) == [(0, 0, "310", "Alarm", False), (1, 0, "310", "OK", True)]
-    assert summary(TABLE_310P3) == [(0, 6, "310P3", "OK", True)]  # busy: a process is listed
-    assert summary(TABLE_910) == [(0, 0, "910B1", "OK", False), (1, 1, "910B1", "OK", False)]
-
-
-def npu_smi(folder, text, status=0):
-    (folder / "npu-smi").write_text(f"#!/bin/sh\ncat <<'E'\n{text}E\nexit {status}\n")
-    (folder / "npu-smi").chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def test_first_healthy_chip(tmp_path):
-    done = run(sys.executable, SUITE / "chips.py", "--first", cwd=tmp_path, env=npu_smi(tmp_path, TABLE_310))
-    assert done.stdout == "Ascend310 1\n"
-    assert "device 0 (Ascend310) left out: its health is Alarm" in done.stderr
-    done = run(sys.executable, SUITE / "chips.py", cwd=tmp_path, env=npu_smi(tmp_path, TABLE_310))
-    assert done.stdout.splitlines()[1] == "device 1: Ascend310, card 0, health OK, AICore 35 %, busy"
-
-
-@pytest.mark.parametrize(("text", "status", "told"), [
-    ("dcmi module initialize failed\n", 1, "npu-smi info failed (exit status 1): dcmi module initialize failed"),
-    ("", 0, "lists no healthy chip"),
-    (TABLE_310.replace("OK", "Warning"), 0, "lists no healthy chip"),
-    (TABLE_310.replace("35 ", "busy"), 0, "table of unknown form"),
-])
-def test_npu_smi_that_does_not_help(text, status, told, tmp_path):
-    done = run(sys.executable, SUITE / "chips.py", "--first", cwd=tmp_path, env=npu_smi(tmp_path, text, status),
-               status=4)
-    assert told in done.stderr.splitlines()[-1]
-
-
 def test_a_busy_chip_is_warned_about_before_it_is_timed(folder):
-    environment = npu_smi(folder, TABLE_310P3)
-    done = go(folder, env=environment)
-    assert "warning: device 0 is busy (AICore 0 %, 1 processes)" in done.err
+    path = os.pathsep.join([str(SUITE / "test/fake_cann"), os.environ["PATH"]])
+    done = go(folder, "--device_ids=1", env={"PATH": path, "FAKE_CANN_NPU_SMI": "310-busy"})
+    assert "warning: device 1 is busy (AICore 35 %, 0 processes)" in done.err
     assert done.err.index("warning") < done.err.index(f"$ ./{BINARY}")
+    shutil.rmtree(folder / "result")
+    done = go(folder, "--device_ids=0", env={"PATH": path, "FAKE_CANN_NPU_SMI": "310-busy"})
+    assert len(done.calls) == 1
+    assert "busy" not in done.err

@@ -39,10 +39,10 @@ def atc_call(batch, model, soc_version="Ascend310"):
             f"--input_shape=image:{batch},3,299,299", "--log=error", f"--soc_version={soc_version}"]
 
 
-def benchmark_call(batch):
-    return [BENCHMARK, "-model_type=vision", "-device_id=0", f"-batch_size={batch}", f"-om_path=xception_bs{batch}.om",
-            "-input_text_path=./xception.info", "-input_width=299", "-input_height=299", "-output_binary=False",
-            "-useDvpp=False"]
+def benchmark_call(batch, device=0):
+    return [BENCHMARK, "-model_type=vision", f"-device_id={device}", f"-batch_size={batch}",
+            f"-om_path=xception_bs{batch}.om", "-input_text_path=./xception.info", "-input_width=299",
+            "-input_height=299", "-output_binary=False", "-useDvpp=False"]
 
 
 # ---- a data set, a network, a run
@@ -293,31 +293,74 @@ def test_four_chips_score_as_one(inputs, finished, run, work):
     assert (other / "result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
 
 
-def tools_with_npu_smi(folder, table):
-    """A folder with the fakes and an npu-smi that prints `table`."""
-    folder.mkdir()
-    for name in ("atc", BENCHMARK):
-        (folder / name).symlink_to(FAKES / name)
-    (folder / "npu-smi").write_text(f"#!/bin/sh\ncat <<'E'\n{table}E\n")
-    (folder / "npu-smi").chmod(0o755)
-    return folder
-
-
-def test_chip_and_device_are_what_npu_smi_says(inputs, run, tmp_path):
-    table = ("| 0       310P3     | Alarm           | 15.8         42          0    / 0 |\n"
-             "| 0       0         | 0000:82:00.0    | 0            1074 / 21534         |\n"
-             "| 6       310P3     | OK              | 15.8         42          0    / 0 |\n"
-             "| 0       1         | 0000:83:00.0    | 7            1074 / 21534         |\n")
-    tools = tools_with_npu_smi(tmp_path / "tools", table)
-    done = run("--batch_sizes=1", tools=tools)
+@pytest.mark.parametrize(("table", "chip", "device", "told"), [
+    ("310P3", "Ascend310P3", 0, ""),
+    ("910", "Ascend910A", 0, ""),
+    ("310P3-unhealthy", "Ascend310P3", 1, "device 0 (Ascend310P3) left out: its health is Alarm"),
+    ("310P3-process", "Ascend310P3", 0, "warning: device 0 is busy (AICore 0 %, 1 processes)"),
+])
+def test_chip_and_device_are_what_npu_smi_says(table, chip, device, told, inputs, run, work):
+    done = run("--batch_sizes=1", FAKE_CANN_NPU_SMI=table)
     assert done.status == 0, done.err
-    assert done.calls == [atc_call(1, inputs.onnx, "Ascend310P3"),
-                          [word.replace("-device_id=0", "-device_id=1") for word in benchmark_call(1)]]
-    assert "device 0 (Ascend310P3) left out: its health is Alarm" in done.err
-    assert "warning: device 1 is busy (AICore 7 %, 0 processes)" in done.err
-    done = run("--batch_sizes=1", "--soc_version=Ascend310", "--device_ids=2", "--workdir=given", tools=tools)
-    assert done.calls[0] == atc_call(1, inputs.onnx, "Ascend310")
-    assert "-device_id=2" in done.calls[1]
+    assert done.calls == [atc_call(1, inputs.onnx, chip), benchmark_call(1, device)]
+    assert f"Device: {chip}, device {device} (benchmark)" in done.out
+    assert rows(done)[0][2] == "-"  # four chips are on the card of an Ascend310 alone
+    assert told in done.err
+    assert ("warning: device" in done.err) == told.startswith("warning")
+    assert ("left out" in done.err) == ("left out" in told)
+
+
+def test_options_override_npu_smi_and_a_busy_chip_is_told_before_it_is_timed(inputs, run, work):
+    done = run("--batch_sizes=1", "--soc_version=Ascend310P3", "--device_ids=1", FAKE_CANN_NPU_SMI="310-busy")
+    assert done.status == 0, done.err
+    assert done.calls[0] == atc_call(1, inputs.onnx, "Ascend310P3")
+    warning = "warning: device 1 is busy (AICore 35 %, 0 processes)"
+    assert done.err.index(warning) < done.err.index(f"$ {BENCHMARK} -model_type=vision -device_id=1")
+
+
+def test_a_host_without_npu_smi(inputs, run, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("atc", BENCHMARK):
+        (tools / name).symlink_to(FAKES / name)
+    done = run("--batch_sizes=1", tools=tools, FAKE_CANN_NPU_SMI="none")
+    assert done.status == 0, done.err
+    assert done.calls == [atc_call(1, inputs.onnx, "Ascend310"), benchmark_call(1)]
+
+
+def test_npu_smi_that_fails_is_told_before_anything_is_made(inputs, run, tmp_path):
+    done = run(FAKE_CANN_NPU_SMI="none")
+    assert (done.status, done.calls) == (4, [])
+    assert "npu-smi info failed (exit status 1): dcmi module initialize failed" in done.err
+    assert done.err.splitlines()[-1].startswith("run_all.sh: no chip to run on; name it: --soc_version")
+    assert not (tmp_path / "work").exists()
+    named = run("--batch_sizes=1", "--soc_version=Ascend310", "--device_ids=2", FAKE_CANN_NPU_SMI="none")
+    assert named.status == 0, named.err
+    assert "warning: whether the chip is busy is not known: npu-smi info failed (exit status 1)" in named.err
+    assert named.calls == [atc_call(1, inputs.onnx), benchmark_call(1, device=2)]
+
+
+def test_one_failing_chip_of_four_is_named_and_its_share_alone_made_up_for(finished, run, tmp_path):
+    chips = ("--batch_sizes=1", "--device_ids=0,1,2,3")
+    done = run(*chips, FAKE_CANN_FAIL="init-exit1", FAKE_CANN_FAIL_DEVICE="2")
+    assert done.status == 4
+    assert failed_step(done) == "5 Offline inference, batch 1"
+    assert [line for line in done.err.splitlines() if line.startswith("infer.py: device")] == [
+        "infer.py: device 2: benchmark ended with status 1"]
+    assert len(list((tmp_path / "work/result/dumpOutput_bs1").glob("*.txt"))) == 15
+    again = run(*chips)
+    assert again.status == 0, again.err
+    assert "20 dumps in result/dumpOutput_bs1 (5 made, 15 kept)" in again.out
+    assert [call[0] for call in again.calls] == [BENCHMARK] * 4  # the om is kept
+    assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+
+
+def test_a_device_that_is_not_there(run, tmp_path):
+    done = run("--batch_sizes=1", "--device_ids=0,1", FAKE_CANN_DEVICES="0")
+    assert (done.status, failed_step(done)) == (4, "5 Offline inference, batch 1")
+    # the benchmark ends with status 0 when it finds no such device
+    assert "infer.py: device 1: 10 of 10 tensors have no whole dump (./prep_dataset/" in done.err
+    assert "infer.py: device 0" not in done.err
 
 
 def ais_environment(inputs, **more):
@@ -391,13 +434,6 @@ def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
     assert back.status == 0
     assert back.calls == [atc_call(1, inputs.onnx), benchmark_call(1)]
     assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {1_072_812}
-
-
-def test_no_healthy_chip_is_told_before_anything_is_made(run, tmp_path):
-    done = run(tools=tools_with_npu_smi(tmp_path / "tools", "no chips here\n"))
-    assert (done.status, done.calls) == (4, [])
-    assert done.err.splitlines()[-1].startswith("run_all.sh: no chip to run on; name it: --soc_version")
-    assert not (tmp_path / "work").exists()
 
 
 def test_an_engine_that_is_not_there_is_told_at_once(run, tmp_path):

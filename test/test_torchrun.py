@@ -115,6 +115,24 @@ def test_a_killed_rank_is_made_up_for_and_the_scores_are_a_single_processs(place
     for name in ("result_bs1.json", "result_bs16.json"):
         assert (place / "work" / name).read_bytes() == (place / "single" / name).read_bytes()
     assert "16 / 20" in scored.stdout
+    check_record(place / "work", json.loads((place / "single/run.json").read_text()))
+
+
+def check_record(work, single):
+    """run.json of the four ranks holds what a single process's does, and a record and a listing for each rank."""
+    record = json.loads((work / "run.json").read_text())
+    for key in ("weights", "recipe", "soc_version", "accuracy", "versions"):
+        assert record[key] == single[key]
+    assert record["onnx"]["sha256"] == single["onnx"]["sha256"]
+    assert record["data_set"]["count"] == single["data_set"]["count"] == 20
+    assert len(set(record["data_set"]["listing_sha256"])) == 4
+    for batch in ("1", "16"):
+        # nodes of two ranks, which run on devices 0 and 1
+        assert [list(share["rates"]) for share in record["inference"][batch]] == [["0"], ["1"]] * 2
+        assert sum(share["images"] for share in record["inference"][batch]) == 20
+    shares = [command.split()[-1] for command in record["commands"] if "img_preprocess.py" in command]
+    assert shares == [f"--share={rank}/4" for rank in range(4)]
+    assert sum("imagenet_acc_eval.py" in command for command in record["commands"]) == 2
 
 
 def test_shares_follow_from_the_names_alone(place):
@@ -148,6 +166,10 @@ def test_another_split_leaves_nothing_of_the_old_one(place):
     for size in ("2", "3"):
         for rank in range(int(size)):
             assert run(place, RANK=str(rank), WORLD_SIZE=size, LOCAL_RANK="0").returncode == 0
+    (place / "work/share1of3/prep_dataset/manifest.json").write_text('{"source": "elsewhere", "recipe": {}}')
+    mixed = run(place, "--score")
+    assert (mixed.returncode, "share1of3/prep_dataset: of another source or recipe" in mixed.stderr) == (3, True)
+    assert run(place, RANK="1", WORLD_SIZE="3", LOCAL_RANK="0").returncode == 0
     left = {path.name for path in (place / "work/result/dumpShares_bs1").iterdir() if path.is_dir()}
     assert left == {"share0of3", "share1of3", "share2of3"}
     assert run(place, "--score").returncode == 0
