@@ -41,17 +41,18 @@ def merge(records: list, names: list) -> list:
     """One record for each batch size: shares of several ranks are taken together, told apart by their names."""
     merged = {}
     for name, record in zip(names, records):
-        batch = record["batch_size"]
-        if batch not in merged:
-            merged[batch] = dict(record)
-            continue
-        other = merged[batch]
-        if other["made_from"]["om"] != record["made_from"]["om"]:
-            raise Failure(f"{name}: of another om than the other shares of batch {batch}: run the ranks again")
-        rates = {f"{device}": rate for device, rate in other["rates"].items()}
-        rates.update({f"{Path(name).stem}, {device}": rate for device, rate in record["rates"].items()})
-        merged[batch] = dict(other, rates=rates, e2e=None, images=other["images"] + record["images"])
-    return list(merged.values())
+        merged.setdefault(record["batch_size"], []).append((Path(name), record))
+    return [shares[0][1] if len(shares) == 1 else merge_shares(shares) for shares in merged.values()]
+
+
+def merge_shares(shares: list) -> dict:
+    """One record of the (path, record) pairs of one batch size; raises Failure if they are not of one om."""
+    first, rates = shares[0][1], {}
+    for path, record in shares:
+        if record["made_from"]["om"] != first["made_from"]["om"]:
+            raise Failure(f"{path}: of another om than {shares[0][0]}: run the ranks again")
+        rates.update({f"{path.stem}, {device}": rate for device, rate in record["rates"].items()})
+    return dict(first, rates=rates, e2e=None, images=sum(record["images"] for _, record in shares))
 
 
 def interface(record: dict):
@@ -88,7 +89,9 @@ def print_table(table: list, records: list, with_pure: bool):
               + ("  best" if len(table) > 1 and row["interface"] == best else ""))
     for record in sorted(records, key=lambda record: record["batch_size"]):
         if len(record.get("rates", {})) > 1:
-            parts = [f"device {device} {rate['interface']:g}" for device, rate in sorted(record["rates"].items())]
+            parts = [f"device {device} {rate['interface']:g}" if ", " not in device else
+                     f"{device.replace(', ', ' on device ')}: {rate['interface']:g}"
+                     for device, rate in sorted(record["rates"].items())]
             print(f"batch {record['batch_size']}: {', '.join(parts)}: together {interface(record):g}")
 
 

@@ -4,6 +4,7 @@
 # Usage:    bash test/run.sh [PYTEST ARGUMENT...]
 # Example:  bash test/run.sh                          everything, about 10 minutes on two cores
 #           bash test/run.sh test/test_host.py -x     linters, then one file
+#           bash test/run.sh --setup                  only .venv, for test/bench/run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,11 +15,12 @@ if ! cat requirements.txt test/requirements.txt | cmp -s - .venv/test-requiremen
   cp requirements.txt .venv/requirements.txt
   cat requirements.txt test/requirements.txt >.venv/test-requirements.txt
 fi
+[[ ${1:-} != --setup ]] || exit 0
 PATH=$PWD/.venv/bin:$PATH
 export TMPDIR=$PWD/work/tmp # so that nothing is written outside this folder
 mkdir -p "$TMPDIR"
 
 ruff check .
-shellcheck --external-sources run_all.sh env.sh test/run.sh .ci/run
+shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
 (($#)) || set -- test
 pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed "$@"

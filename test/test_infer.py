@@ -303,6 +303,16 @@ def test_an_unfinished_or_foreign_record_is_refused(tmp_path):
     assert "not a record" in run(sys.executable, SUITE / "throughput.py", "x.json", cwd=tmp_path, status=3).stderr
 
 
+def test_shares_of_two_oms_are_not_added_up(tmp_path):
+    names = []
+    for share, om in (("share0of2", "a"), ("share1of2", "b")):
+        name = write_record(tmp_path, 1, 5.0, made_from={"om": om})
+        (tmp_path / name).rename(tmp_path / f"{share}.json")
+        names.append(f"{share}.json")
+    refused = run(sys.executable, SUITE / "throughput.py", *names, cwd=tmp_path, status=3)
+    assert "share1of2.json: of another om than share0of2.json" in refused.stderr
+
+
 def test_a_busy_chip_is_warned_about_before_it_is_timed(folder):
     path = os.pathsep.join([str(SUITE / "test/fake_cann"), os.environ["PATH"]])
     done = go(folder, "--device_ids=1", env={"PATH": path, "FAKE_CANN_NPU_SMI": "310-busy"})

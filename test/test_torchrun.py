@@ -110,6 +110,8 @@ def test_a_killed_rank_is_made_up_for_and_the_scores_are_a_single_processs(place
 
     scored = run(place, "--score")
     assert scored.returncode == 0, scored.stderr
+    assert ("batch 1: share0of4 on device 0: 158.623, share1of4 on device 1: 158.623, share2of4 on device 0: 158.623, "
+            "share3of4 on device 1: 158.623: together 634.492") in scored.stdout
     single = run(place, "--workdir=single")
     assert single.returncode == 0, single.stderr
     for name in ("result_bs1.json", "result_bs16.json"):
