@@ -10,6 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 
 class Failure(Exception):
     """A failure to be told in one line: the file, what is wrong, what to do."""
@@ -52,6 +54,15 @@ def import_openvino():
 def say(message):
     """One line for the person watching; stdout is kept for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def start_worker():
+    """In a worker process: it ends with its parent, whose business interrupts are."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it would wait for ever for a killed parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def listing(names, limit=3):

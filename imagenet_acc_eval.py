@@ -25,22 +25,26 @@ Exit 0: scored, and the gate (if asked for) is met; 1: it is not; 3: the dumps o
 not fit to be scored, named on stderr.
 """
 import argparse
+import contextlib
+import functools
 import json
 import math
 import os
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from common import Failure, listing, run, say, write
+from common import Failure, listing, run, say, start_worker, write
 
 TOP = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
 MAX_DROP = Fraction(1)  # points below the reference at which the port is no longer accepted (README 6.3)
+CHUNK = 512  # dumps ranked together: 4 MB of values; more than that are shared among processes
 BACKGROUND_CLASSES = 1001  # ImageNet with class 0 for "none of them", as TensorFlow's models have it
 
 
@@ -63,10 +67,11 @@ def read_labels(path: Path) -> dict:
 
 
 def find_dumps(folder: Path) -> dict:
-    """{image: dump path} in order of image; raises Failure on two dumps for one image."""
+    """{image: path of its dump} in order of image; raises Failure on two dumps for one image."""
     dumps, others = {}, []
     shares = sorted(path.name for path in folder.glob("share*of*") if path.is_dir())
     for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
+        path = os.path.join(folder, name)
         stem, suffix = os.path.splitext(os.path.basename(name))
         if suffix not in (".txt", ".bin"):
             others += [name] * (name not in shares)  # ais_bench of 2022 leaves sumary.json here
@@ -74,10 +79,10 @@ def find_dumps(folder: Path) -> dict:
         image, _, output = stem.rpartition("_")
         image = image.split(".")[0]
         if output not in ("0", "1") or not image:
-            raise Failure(f"{folder / name}: not IMAGE_1 or IMAGE_0: a second output, or not a dump: remove it")
+            raise Failure(f"{path}: not IMAGE_1 or IMAGE_0: a second output, or not a dump: remove it")
         if image in dumps:
-            raise Failure(f"{dumps[image]} and {folder / name}: two dumps for one image: remove the stale one")
-        dumps[image] = folder / name
+            raise Failure(f"{dumps[image]} and {path}: two dumps for one image: remove the stale one")
+        dumps[image] = path
     if others:
         say(f"{folder}: {len(others)} other files ignored ({listing(others)})")
     if not dumps:
@@ -100,52 +105,81 @@ def match(dumps: dict, labels: dict, allow_missing: bool):
             f"({listing(missing)})")
 
 
-def read_dump(path: Path) -> np.ndarray:
+def read_dump(path: str) -> np.ndarray:
     """One dump as a float vector, a value a class. Raises Failure, naming the file, unless all are finite numbers."""
-    if path.suffix == ".bin":
-        data = path.read_bytes()
-        if len(data) % 4:
-            raise Failure(f"{path}: {len(data)} bytes are no float32 values")
-        values = np.frombuffer(data, dtype="<f4")
-    else:
-        line, newline, _ = path.read_bytes().partition(b"\n")
-        if not newline:
-            raise Failure(f"{path}: cut short: its line has no end")  # perhaps within the last number
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
-            try:
-                values = np.fromstring(line, dtype=np.float64, sep=" ")
-            except (DeprecationWarning, ValueError) as error:
-                raise Failure(f"{path}: not one line of numbers") from error
+    values = parse_dump(path)
     if not np.isfinite(values).all():
         raise Failure(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
     return values
 
 
-def rank(values: np.ndarray, label: int) -> int:
-    """1-based place of class `label` in `values` (classes,), highest first; ties go to the lower class id."""
-    own = values[label]
-    return 1 + int((values > own).sum()) + int((values[:label] == own).sum())
+def parse_dump(path: str) -> np.ndarray:
+    """read_dump without a look at the values."""
+    with open(path, "rb", buffering=0) as file:
+        data = file.read()
+    if path.endswith(".bin"):
+        if len(data) % 4:
+            raise Failure(f"{path}: {len(data)} bytes are no float32 values")
+        return np.frombuffer(data, dtype="<f4")
+    line, newline, _ = data.partition(b"\n")
+    if not newline:
+        raise Failure(f"{path}: cut short: its line has no end")  # perhaps within the last number
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
+        try:
+            return np.fromstring(line, dtype=np.float64, sep=" ")
+        except (DeprecationWarning, ValueError) as error:
+            raise Failure(f"{path}: not one line of numbers") from error
+
+
+def rank(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1-based place of each row's class `labels` (N,) in `values` (N, classes), highest first; ties to lower ids."""
+    labels = labels[:, np.newaxis]
+    own = np.take_along_axis(values, labels, axis=1)
+    before = (values > own) | ((values == own) & (np.arange(values.shape[1]) < labels))
+    return 1 + np.count_nonzero(before, axis=1)
+
+
+def rank_dumps(chunk: list, first: str, classes: int) -> np.ndarray:
+    """rank() of `chunk`, a list of (path, label); raises Failure, naming a dump that is unlike `first`'s `classes`."""
+    rows = []
+    for path, label in chunk:
+        values = parse_dump(path)
+        if len(values) != classes:
+            raise Failure(f"{path}: {len(values)} values, but {first} has {classes}: cut short, or of another model")
+        if label >= classes:
+            raise Failure(f"{path}: {classes} values, but the label is class {label - (classes == BACKGROUND_CLASSES)}"
+                          ": another model's dumps, or an om with fp16 output (half the bytes)")
+        rows.append(values)
+    table = np.stack(rows)
+    if not np.isfinite(table).all():
+        for path, _ in chunk:
+            read_dump(path)  # names it
+    return rank(table, np.array([label for _, label in chunk]))
 
 
 def score(dumps: dict, labels: dict) -> tuple:
     """Rank every image's true class. Returns (counts, classes): counts[k] images have it among the first k + 1."""
-    classes = None
-    ranks = np.zeros(TOP + 1, dtype=np.int64)
-    for image, path in tqdm(dumps.items(), unit="dump", disable=None):  # None: a bar only on a terminal
-        values = read_dump(path)
-        if classes is None:
-            classes, first = len(values), path
-            if classes < 2:
-                raise Failure(f"{path}: {classes} values, which is no classification")
-        if len(values) != classes:
-            raise Failure(f"{path}: {len(values)} values, but {first} has {classes}: cut short, or of another model")
-        label = labels[image] + (classes == BACKGROUND_CLASSES)
-        if label >= classes:
-            raise Failure(f"{path}: {classes} values, but the label is class {labels[image]}: "
-                          "another model's dumps, or an om with fp16 output (half the bytes)")
-        ranks[min(rank(values, label), TOP + 1) - 1] += 1
-    return np.cumsum(ranks[:min(TOP, classes)]).tolist(), classes
+    first = next(iter(dumps.values()))
+    classes = len(read_dump(first))
+    if classes < 2:
+        raise Failure(f"{first}: {classes} values, which is no classification")
+    pairs = [(path, labels[image] + (classes == BACKGROUND_CLASSES)) for image, path in dumps.items()]
+    chunks = [pairs[i:i + CHUNK] for i in range(0, len(pairs), CHUNK)]
+    places = np.zeros(TOP + 1, dtype=np.int64)
+    with contextlib.ExitStack() as stack:
+        rank_chunk, jobs = functools.partial(rank_dumps, first=first, classes=classes), len(os.sched_getaffinity(0))
+        if len(chunks) == 1:
+            ranks = map(rank_chunk, chunks)
+        else:
+            executor = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chunks)), initializer=start_worker))
+            ranks = executor.map(rank_chunk, chunks)
+            stack.callback(ranks.close)  # cancels what has not begun, so that an error ends the run at once
+        with tqdm(total=len(pairs), unit="dump", disable=None) as bar:  # None: a bar only on a terminal
+            for found in ranks:
+                places += np.bincount(np.minimum(found, TOP + 1) - 1, minlength=TOP + 1)
+                bar.update(len(found))
+    return np.cumsum(places[:min(TOP, classes)]).tolist(), classes
 
 
 def wilson(count: int, total: int) -> tuple:

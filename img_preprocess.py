@@ -33,7 +33,6 @@ import hashlib
 import json
 import os
 import random
-import signal
 import stat
 import warnings
 import zlib
@@ -45,7 +44,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common import Failure, listing, replacing, run, say, write
+from common import Failure, listing, replacing, run, say, start_worker, write
 
 SHORT_SIDE = 333  # pixels before the crop (tstandley/Xception-PyTorch, xception.py); the ModelZoo port used 342
 CROP_SIDE = 299  # pixels, the network's input (same file)
@@ -54,7 +53,6 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
 MANIFEST = "manifest.json"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 MALLOC_KEEPS = 32 << 20  # bytes: the most that glibc takes for M_MMAP_THRESHOLD; an image of 11 million pixels, as RGB
 
@@ -105,17 +103,15 @@ def normalise(crop: np.ndarray) -> np.ndarray:
     return lookup(planes.reshape(-1, crop.shape[1]), TABLE).reshape(planes.shape)
 
 
-def start_worker():
-    """In a worker: interrupts are the parent's to handle; Pillow's remarks on odd files are not for the user."""
+def start_decoder():
+    """In a worker: keep freed memory; Pillow's remarks on odd files are not for the user."""
+    start_worker()
     libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it would wait for ever for a killed parent
     if hasattr(libc, "mallopt"):
         # An image's memory is kept for the next one: given back to the kernel and fetched anew, page by page, it
         # took a third of the time
         libc.mallopt(M_MMAP_THRESHOLD, MALLOC_KEEPS)
         libc.mallopt(M_TRIM_THRESHOLD, MALLOC_KEEPS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
 
 
@@ -222,7 +218,7 @@ def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) ->
     tasks = [(images[name][0], dst / f"{name}.bin", images[name][1].st_mtime_ns) for name in names]
     bad = []
     jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
-    with ProcessPoolExecutor(jobs, initializer=start_worker) as executor:
+    with ProcessPoolExecutor(jobs, initializer=start_decoder) as executor:
         results = executor.map(functools.partial(make_bin, recipe=recipe), tasks, chunksize=CHUNK)
         try:
             for reason in tqdm(results, total=len(tasks), unit="img", disable=None):  # None: only on a terminal

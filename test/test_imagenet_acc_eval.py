@@ -234,15 +234,40 @@ def test_ties_go_to_the_lower_class(score, write, tmp_path):
     ([-0.0, 0.0], 1, 2), ([-3, -1, -2], 2, 2),
 ])
 def test_rank(values, label, expected):
-    assert rank(np.array(values, float), label) == expected
+    assert rank(np.array([values], float), np.array([label])) == [expected]
 
 
 @settings(max_examples=200, derandomize=True, deadline=None, database=None)
 @given(values=st.lists(st.integers(-3, 3) | st.floats(-1e6, 1e6, width=32), min_size=2, max_size=30), data=st.data())
 def test_rank_is_the_place_in_a_stable_sort(values, data):
-    label = data.draw(st.integers(0, len(values) - 1))
+    labels = np.array(data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=4)))
     order = np.argsort(-np.array(values, float), kind="stable")
-    assert rank(np.array(values, "<f4"), label) == list(order).index(label) + 1
+    table = np.array([values] * len(labels), "<f4")
+    assert rank(table, labels).tolist() == [list(order).index(label) + 1 for label in labels]
+
+
+MANY = 1300  # dumps: more than two chunks, so several processes
+
+
+@pytest.mark.parametrize("suffix", ["_1.txt", "_1.bin"])
+def test_many_dumps_are_scored_as_one_by_one(write, score, tmp_path, suffix):
+    random = np.random.default_rng(7)
+    vectors = {f"i{number:04}": random.integers(0, 9, 12).tolist() for number in range(MANY)}
+    labels = {name: int(random.integers(0, 12)) for name in vectors}
+    write(vectors, labels, suffix)
+    score()
+    places = [np.argsort(-np.array(values), kind="stable").tolist().index(labels[name])
+              for name, values in vectors.items()]
+    rows = json.loads((tmp_path / "result.json").read_text())["value"]
+    assert [row["value"] for row in rows[2:]] == [
+        f"{round(100 * sum(place < k for place in places) / MANY, 2)}%" for k in range(1, 6)]
+
+
+def test_a_bad_dump_among_many_is_named(write, refusal, tmp_path):
+    names = [f"i{number:04}" for number in range(MANY)]
+    write({name: with_rank(1, 0) for name in names}, dict.fromkeys(names, 0))
+    (tmp_path / "dumps/i1299_1.txt").write_bytes(txt([1, float("nan")] * 3 + [1]))
+    assert refusal() == "dumps/i1299_1.txt: 3 values are NaN or infinite"
 
 
 def test_values_that_only_text_makes_equal(score, write, tmp_path):
