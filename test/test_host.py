@@ -400,11 +400,18 @@ def test_flags_without_effect_and_precision_are_named(small):
 
 
 def test_bf16_names_what_the_cpu_really_computes_in(small):
+    """A CPU has bf16, or emulates it (AVX-512 without it), or computes in f32: what is said must be what was done."""
     has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     output = atc(small, "--precision_mode_v2=mixed_bfloat16").stdout
-    assert om.load(small / "m.om")[0]["precision"] == ("bf16" if has_bf16 else "f32")
-    assert ("this CPU has no bf16" in output) != has_bf16
-    assert (", bf16, " if has_bf16 else ", f32, ") in benchmark(small).stdout.splitlines()[0]
+    precision = om.load(small / "m.om")[0]["precision"]
+    assert f", {precision}, " in benchmark(small, "-output_binary").stdout.splitlines()[0]
+    found = np.stack([np.fromfile(small / f"result/dumpOutput_device0/t{i}_1.bin", "<f4") for i in range(5)])
+    expected = expected_logits(small)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert (1e-4 < error < 0.1) if precision == "bf16" else error < 1e-6
+    assert ("this CPU has no bf16: " in output) == (precision == "f32")
+    assert ("emulates it" in output) == (precision == "bf16" and not has_bf16)
+    assert not has_bf16 or precision == "bf16"
 
 
 def test_a_failed_compile_keeps_the_old_om(small):
