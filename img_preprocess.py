@@ -115,15 +115,15 @@ def start_decoder():
     warnings.simplefilter("ignore")
 
 
-def make_bin(task: tuple, recipe: dict):
+def make_bin(task: tuple, dst: Path, recipe: dict):
     """Write one image's .bin; return None, or the reason why the image is bad. Disk errors are raised."""
-    source, target, mtime_ns = task
+    name, source, mtime_ns = task
     try:
         crop = load_crop(source, recipe)
         tensor = crop if recipe["dtype"] == "uint8" else normalise(crop)
     except Exception as error:  # any: Pillow's decoders raise nearly every type on a damaged file
         return f"{source}: {error or type(error).__name__}"
-    with replacing(target) as part:
+    with replacing(dst / f"{name}.bin") as part:
         part.write_bytes(tensor)
         os.utime(part, ns=(mtime_ns, mtime_ns))
     return None
@@ -135,7 +135,7 @@ def reraise(error: OSError):
 
 
 def find_images(src: Path) -> dict:
-    """{output name: (path, stat)} of the images below `src`, in order of output name.
+    """{output name: (path, bytes, mtime in ns)} of the images below `src`, in order of output name.
 
     Raises Failure if there is none, if two would share an output name, or if a name
     holds white space, at which the benchmark binary would cut it.
@@ -144,20 +144,20 @@ def find_images(src: Path) -> dict:
     for folder, folders, names in os.walk(src, onerror=reraise):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + linked:
-            path = Path(folder, name)
-            if path.suffix.lower() not in SUFFIXES:
+            path = os.path.join(folder, name)
+            if os.path.splitext(name)[1].lower() not in SUFFIXES:
                 others.append(path)
                 continue
-            status = path.stat()
+            status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
                 raise Failure(f"{path}: not a regular file: remove it from the folder")
             stem = name.split(".")[0]
             if not stem or stem.split() != [stem]:
                 raise Failure(f"{path}: a name with white space, or none before the first dot: rename it")
             if stem in images:
-                pair = sorted((str(images[stem][0]), str(path)))
+                pair = sorted((images[stem][0], path))
                 raise Failure(f"{pair[0]} and {pair[1]} would both become {stem}.bin: rename one")
-            images[stem] = (path, status)
+            images[stem] = (path, status.st_size, status.st_mtime_ns)
     if others:
         say(f"{src}: {len(others)} other files ignored ({listing(sorted(others))})")
     if not images:
@@ -192,20 +192,20 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     Raises Failure if DST holds bins that this script did not make.
     """
     dst.mkdir(parents=True, exist_ok=True)
-    found = {path.stem: path for path in dst.glob("*.bin")}
+    found = [name[:-len(".bin")] for name in os.listdir(dst) if name.endswith(".bin")]
     manifest = read_manifest(dst)
     if found and not manifest:
         raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST}: not made here; use an empty folder")
     same = all(manifest.get(key) == value for key, value in wanted.items())
     size = wanted["bytes"]
     kept = set()
-    for name, path in found.items():
-        status = path.stat()
-        current = name in images and images[name][1].st_mtime_ns == status.st_mtime_ns and status.st_size == size
+    for name in found:
+        status = os.stat(dst / f"{name}.bin")
+        current = name in images and images[name][2] == status.st_mtime_ns and status.st_size == size
         if same and current:
             kept.add(name)
         else:
-            path.unlink()
+            os.unlink(dst / f"{name}.bin")
     if len(kept) < len(found):
         reason = "of changed or removed images" if same else "of another recipe or source"
         say(f"{dst}: {len(found) - len(kept)} bins {reason} removed")
@@ -215,11 +215,11 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
 
 def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) -> list:
     """Write DST/NAME.bin for each of `names`; return the reasons of those that are bad, in name order."""
-    tasks = [(images[name][0], dst / f"{name}.bin", images[name][1].st_mtime_ns) for name in names]
+    tasks = [(name, images[name][0], images[name][2]) for name in names]
     bad = []
     jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
     with ProcessPoolExecutor(jobs, initializer=start_decoder) as executor:
-        results = executor.map(functools.partial(make_bin, recipe=recipe), tasks, chunksize=CHUNK)
+        results = executor.map(functools.partial(make_bin, dst=dst, recipe=recipe), tasks, chunksize=CHUNK)
         try:
             for reason in tqdm(results, total=len(tasks), unit="img", disable=None):  # None: only on a terminal
                 if reason is not None:
@@ -315,10 +315,11 @@ def main() -> int:
             say(reason)
         raise Failure(f"{len(bad)} of {len(images)} images are bad, named above; the others are done. "
                       "Mend or remove them and run again")
-    names = "".join(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, (_, status) in images.items())
-    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-    write(args.dst / MANIFEST, json.dumps(dict(wanted, complete=True, count=len(images), listing_sha256=digest),
-                                          indent=1) + "\n")
+    digest = hashlib.sha256()
+    for name, (_, size, mtime_ns) in images.items():
+        digest.update(f"{name} {size} {mtime_ns}\n".encode(errors="surrogateescape"))
+    write(args.dst / MANIFEST, json.dumps(dict(wanted, complete=True, count=len(images),
+                                               listing_sha256=digest.hexdigest()), indent=1) + "\n")
     print(f"{len(images)} tensors in {args.dst} ({len(todo)} made, {len(kept)} kept)")
     if args.verify:
         verify(images, args.dst, recipe, args.verify)
