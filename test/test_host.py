@@ -1,5 +1,6 @@
 """The CPU stand-ins: the real tools' command lines, formats and refusals, and the same numbers as PyTorch."""
 import json
+import os
 import re
 import shutil
 import struct
@@ -206,6 +207,36 @@ def test_wrong_tensor_size_is_named(small):
     assert "input data size don't match the model input size" in line
     assert "10 bytes" in line
     assert not (small / "result/perf_vision_batchsize_1_device_0.txt").exists()
+
+
+def list_many(folder, count):
+    """m.info with `count` samples u0, u1, ...: links to the five tensors."""
+    for i in range(count):
+        os.link(folder / f"p/t{i % 5}.bin", folder / f"p/u{i}.bin")
+    (folder / "m.info").write_text("".join(f"{i} ./p/u{i}.bin {SIDE} {SIDE}\n" for i in range(count)))
+
+
+def test_an_error_among_many_ends_the_run(small):
+    atc(small)
+    list_many(small, 3000)
+    (small / "p/u7.bin").unlink()
+    (small / "p/u7.bin").write_bytes(b"\0" * 10)
+    assert "./p/u7.bin" in refused(benchmark(small, status=3))
+    assert len(list((small / "result/dumpOutput_device0").iterdir())) < 1000  # the others were not begun
+
+
+@pytest.mark.parametrize("cores", ["0", "0-999"])
+def test_every_sample_once_whatever_the_cores(cores, small):
+    """Several threads share the list: none is left out, and each output is its own sample's."""
+    atc(small, shape=f"image:3,3,{SIDE},{SIDE}")
+    list_many(small, 200)  # 66 batches of 3, and one of 2
+    run("taskset", "--cpu-list", cores, BENCHMARK, "-batch_size=3", "-om_path=m.om", "-input_text_path=m.info",
+        "-output_binary", cwd=small)
+    dumps = small / "result/dumpOutput_device0"
+    assert sorted(path.name for path in dumps.iterdir()) == sorted(f"u{i}_1.bin" for i in range(200))
+    logits = expected_logits(small)
+    for i in range(200):
+        np.testing.assert_allclose(np.fromfile(dumps / f"u{i}_1.bin", "<f4"), logits[i % 5], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("text", "told"), [
