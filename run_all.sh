@@ -164,21 +164,19 @@ model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weigh
     die 2 "$weights holds demo weights: give their checkpoint, to measure a reference from"
 }
 
-is_made() { # RECORD COMMAND: whether RECORD says that COMMAND was done, and the files that it names are as they were
-  grep -qxF -e "# $2" "$1" 2>/dev/null && sha256sum --check --status "$1"
-}
-
-note_made() { # RECORD COMMAND FILE...: for is_made; a sha256sum file with the command as its comment
-  printf '# %s\n%s\n' "$2" "$(sha256sum "${@:3}")" >"$1.part"
-  mv "$1.part" "$1"
+made_of() { # COMMAND FILE...: a text that says what was done, and the sha256 of each file (faster than sha256sum)
+  printf '# %s\n' "$1"
+  python3 -c 'import hashlib, sys
+for name in sys.argv[1:]: print(hashlib.sha256(open(name, "rb").read()).hexdigest(), "", name)' "${@:2}"
 }
 
 compile_om() { # BATCH: README 3
-  local name="3 Conversion: ONNX to om, batch $1" om=xception_bs$1.om command
+  local name="3 Conversion: ONNX to om, batch $1" om=xception_bs$1.om command made
   command=(atc --framework=5 "--model=$onnx" "--output=xception_bs$1" --input_format=NCHW
     "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version"
     ${aipp:+"--insert_op_conf=$suite/xception_aipp.cfg"})
-  if is_made "$om.made" "$(command -v atc) ${command[*]}"; then
+  made="$(command -v atc) ${command[*]}"
+  if [[ -s $om && -s $om.made && $(made_of "$made" "$onnx" "$om") == "$(<"$om.made")" ]]; then
     banner "$name" "${command[@]}"
     printf '%s is there, of this ONNX and command: kept\n' "$om" >&2
     return
@@ -187,7 +185,8 @@ compile_om() { # BATCH: README 3
   step "$name" "${command[@]}"
   # atc's word is not proof (README 3)
   python3 "$suite/host/om.py" "$om" || die 4 "step \"$name\": atc left no whole $om"
-  note_made "$om.made" "$(command -v atc) ${command[*]}" "$onnx" "$om"
+  made_of "$made" "$onnx" "$om" >"$om.made.part"
+  mv "$om.made.part" "$om.made"
 }
 
 tensors() { # [--share=R/W]: README 4
