@@ -125,7 +125,7 @@ def mutate(file, old, new):
 @pytest.mark.parametrize(("name", "old", "new"), [
     ("img_preprocess.py", "crop.transpose(2, 0, 1)", "crop[:, :, ::-1].transpose(2, 0, 1)"),  # red and blue swapped
     ("img_preprocess.py", " - np.float32(MEAN)) / np.float32(STD)", ") / np.float32(1)"),  # no normalisation
-    ("imagenet_acc_eval.py", "label = labels[image] + ", "label = labels[image] + 1 + "),  # labels off by one
+    ("imagenet_acc_eval.py", "(path, labels[image] + ", "(path, labels[image] + 1 + "),  # labels off by one
 ], ids=["red-blue swap", "missing normalisation", "labels off by one"])
 def test_a_mutation_makes_the_job_fail(name, old, new, default_job, tmp_path):
     copy = copy_of_the_suite(tmp_path, default_job[1])
