@@ -166,8 +166,8 @@ model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weigh
 
 made_of() { # COMMAND FILE...: a text that says what was done, and the sha256 of each file (faster than sha256sum)
   printf '# %s\n' "$1"
-  python3 -c 'import hashlib, sys
-for name in sys.argv[1:]: print(hashlib.sha256(open(name, "rb").read()).hexdigest(), "", name)' "${@:2}"
+  PYTHONPATH=$suite python3 -c 'import sys; from infer import sha256
+for name in sys.argv[1:]: print(sha256(name), "", name)' "${@:2}"
 }
 
 compile_om() { # BATCH: README 3
