@@ -18,11 +18,11 @@ The path is DIR as given joined with the name, so it holds from the folder in wh
 benchmark will run.
 """
 import argparse
-import json
 import os
+import stat
 from pathlib import Path
 
-from common import Failure, run, write
+from common import Failure, read_json, run, write
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
@@ -55,7 +55,7 @@ def find(folder: str, suffixes: set) -> list:
 def check_manifest(folder: str, count: int):
     """The bins' dtype as img_preprocess.py noted it, None without a note; raises Failure if it did not finish."""
     try:
-        manifest = json.loads(Path(folder, MANIFEST).read_text())
+        manifest = read_json(Path(folder, MANIFEST))
         complete, expected, dtype = manifest["complete"], manifest.get("count"), manifest["recipe"]["dtype"]
         if dtype not in KINDS:
             raise ValueError(dtype)
@@ -92,6 +92,8 @@ def list_jpegs(folder: str) -> list:
     for name in find(folder, JPEG_SUFFIXES):
         path = os.path.join(folder, name)
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, for ever
+                raise ValueError("not a regular file")
             with Image.open(path, formats=["JPEG"]) as image:
                 rows.append((path, image.width, image.height))
         except Exception as error:  # any: Pillow raises nearly every type on a damaged file

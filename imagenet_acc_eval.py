@@ -30,28 +30,32 @@ import functools
 import json
 import math
 import os
+import re
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from common import Failure, listing, run, say, start_worker, write
+from common import Failure, lines, listing, read, read_json, run, say, start_worker, workers, write
 
 TOP = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
 MAX_DROP = Fraction(1)  # points below the reference at which the port is no longer accepted (README 6.3)
-CHUNK = 512  # dumps ranked together: 4 MB of values; more than that are shared among processes
+CHUNK = 512  # dumps ranked together; more than that are shared among processes
+CHUNK_VALUES = CHUNK * 1001  # in them, 4 MB: fewer dumps, if they have more classes
+DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
+GUESSABLE = 10  # classes; with fewer, guesses are too often right to tell them from bad answers
+PERF_CLOCK = 2.0  # seconds that clocks and file times may be apart
 BACKGROUND_CLASSES = 1001  # ImageNet with class 0 for "none of them", as TensorFlow's models have it
 
 
 def read_labels(path: Path) -> dict:
     """{image name up to the first dot: class id} of val_label.txt; raises Failure naming a bad line."""
     labels = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), 1):
+    for number, line in lines(path):
         fields = line.split()
         if not fields:
             continue
@@ -74,7 +78,7 @@ def find_dumps(folder: Path) -> dict:
         path = os.path.join(folder, name)
         stem, suffix = os.path.splitext(os.path.basename(name))
         if suffix not in (".txt", ".bin"):
-            others += [name] * (name not in shares)  # ais_bench of 2022 leaves sumary.json here
+            others += [name] * (name.split(".")[0] not in shares)  # ais_bench of 2022 leaves sumary.json here
             continue
         image, _, output = stem.rpartition("_")
         image = image.split(".")[0]
@@ -105,6 +109,29 @@ def match(dumps: dict, labels: dict, allow_missing: bool):
             f"({listing(missing)})")
 
 
+def check_age(folder: Path, dumps: dict, allow_missing: bool):
+    """Raise Failure if the files beside `folder` tell that its dumps are of an unfinished or of an earlier run.
+
+    Those are the records of infer.py (FOLDER.json, or one for each share), and where the benchmark was run by hand
+    its perf file: it is written at the end, and tells how long the run was.
+    """
+    folder = Path(os.path.abspath(folder))  # "." has no name
+    for path in [folder.with_name(f"{folder.name}.json"), *folder.glob("share*of*.json")]:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            if read_json(path)["complete"] is False and not allow_missing:
+                raise Failure(f"{path}: infer.py did not finish these dumps: run it again, or score what is there with "
+                              "--allow-missing")
+    device = re.fullmatch(r"dumpOutput_device(\d+)", folder.name)
+    perfs = sorted(folder.parent.glob(f"perf_*_device_{device.group(1)}.txt"), key=os.path.getmtime) if device else []
+    latency = re.search(rb"\[e2e\] [^\n]*latency: ([0-9.e+]+)", read(perfs[-1], DUMP_LIMIT)) if perfs else None
+    if latency:
+        began = os.path.getmtime(perfs[-1]) - float(latency.group(1)) / 1000 - PERF_CLOCK
+        stale = [path for path in dumps.values() if os.path.getmtime(path) < began]
+        if stale:
+            raise Failure(f"{len(stale)} dumps are older than the run that {perfs[-1]} tells of: {listing(stale)}: "
+                          "stale, of an earlier run: remove the folder and run the benchmark again")
+
+
 def read_dump(path: str) -> np.ndarray:
     """One dump as a float vector, a value a class. Raises Failure, naming the file, unless all are finite numbers."""
     values = parse_dump(path)
@@ -115,8 +142,7 @@ def read_dump(path: str) -> np.ndarray:
 
 def parse_dump(path: str) -> np.ndarray:
     """read_dump without a look at the values."""
-    with open(path, "rb", buffering=0) as file:
-        data = file.read()
+    data = read(path, DUMP_LIMIT)
     if path.endswith(".bin"):
         if len(data) % 4:
             raise Failure(f"{path}: {len(data)} bytes are no float32 values")
@@ -140,8 +166,11 @@ def rank(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 1 + np.count_nonzero(before, axis=1)
 
 
-def rank_dumps(chunk: list, first: str, classes: int) -> np.ndarray:
-    """rank() of `chunk`, a list of (path, label); raises Failure, naming a dump that is unlike `first`'s `classes`."""
+def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
+    """(rank(), class of the highest value) of `chunk`, a list of (path, label).
+
+    Raises Failure, naming a dump that is unlike `first`'s `classes`.
+    """
     rows = []
     for path, label in chunk:
         values = parse_dump(path)
@@ -155,31 +184,34 @@ def rank_dumps(chunk: list, first: str, classes: int) -> np.ndarray:
     if not np.isfinite(table).all():
         for path, _ in chunk:
             read_dump(path)  # names it
-    return rank(table, np.array([label for _, label in chunk]))
+    return rank(table, np.array([label for _, label in chunk])), table.argmax(axis=1)
 
 
 def score(dumps: dict, labels: dict) -> tuple:
-    """Rank every image's true class. Returns (counts, classes): counts[k] images have it among the first k + 1."""
+    """Rank every image's true class. Returns (counts, classes, best): counts[k] images have it among the first k + 1.
+
+    `best` is the class of each dump's highest value, an int array.
+    """
     first = next(iter(dumps.values()))
     classes = len(read_dump(first))
     if classes < 2:
         raise Failure(f"{first}: {classes} values, which is no classification")
     pairs = [(path, labels[image] + (classes == BACKGROUND_CLASSES)) for image, path in dumps.items()]
-    chunks = [pairs[i:i + CHUNK] for i in range(0, len(pairs), CHUNK)]
-    places = np.zeros(TOP + 1, dtype=np.int64)
+    step = max(1, min(CHUNK, CHUNK_VALUES // classes))
+    chunks = [pairs[i:i + step] for i in range(0, len(pairs), step)]
+    places, best = np.zeros(TOP + 1, dtype=np.int64), []
     with contextlib.ExitStack() as stack:
         rank_chunk, jobs = functools.partial(rank_dumps, first=first, classes=classes), len(os.sched_getaffinity(0))
         if len(chunks) == 1:
             ranks = map(rank_chunk, chunks)
         else:
-            executor = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chunks)), initializer=start_worker))
-            ranks = executor.map(rank_chunk, chunks)
-            stack.callback(ranks.close)  # cancels what has not begun, so that an error ends the run at once
+            ranks = stack.enter_context(workers(min(jobs, len(chunks)), start_worker)).map(rank_chunk, chunks)
         with tqdm(total=len(pairs), unit="dump", disable=None) as bar:  # None: a bar only on a terminal
-            for found in ranks:
+            for found, classes_found in ranks:
+                best.append(classes_found)
                 places += np.bincount(np.minimum(found, TOP + 1) - 1, minlength=TOP + 1)
                 bar.update(len(found))
-    return np.cumsum(places[:min(TOP, classes)]).tolist(), classes
+    return np.cumsum(places[:min(TOP, classes)]).tolist(), classes, np.concatenate(best)
 
 
 def wilson(count: int, total: int) -> tuple:
@@ -207,6 +239,51 @@ def print_table(counts: list, total: int, reference: dict):
               f"   95 % interval {low:.2f} to {high:.2f} %")
 
 
+def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix: str) -> list:
+    """Lines that say what is wrong if top-1 is no better than guessing, and what the labels `own` fit better.
+
+    `best` and `own` are int arrays (N,): the class of each dump's highest value, and its label's.
+    """
+    total, chance = len(own), 100 / classes
+    if classes < GUESSABLE or wilson(counts[0], total)[0] > chance:
+        return []
+    remedies = {
+        "every label plus 1": (own + 1, "the label file counts from 0, the network from 1"),
+        "every label minus 1": (own - 1, "the label file counts from 1, the network from 0"),
+        "each image given the next one's label": (np.roll(own, -1), "the label file is off by a line"),
+        "each image given the previous one's label": (np.roll(own, 1), "the label file is off by a line"),
+        "the classes put in another order": (reordered(best, own, classes), "the label file has another class order"),
+    }
+    text = [f"top-1 is no better than guessing ({chance:.2g} %): wrong labels, tensors or weights"]
+    for change, (labels, reason) in remedies.items():
+        hits, known = int(np.count_nonzero(best == labels)), int(np.count_nonzero(labels >= 0))
+        if known and wilson(hits, known)[0] > max(chance, 10):
+            text.append(f"with {change} it would be {100 * hits / known:.2f} %: {reason}")
+            break
+    if suffix == ".bin" and len(text) == 1:
+        text.append(f"or dumps in fp16, which look like half as many float32 values (here {classes}): compile the om "
+                    "with --output_type=FP32")
+    return text
+
+
+def reordered(best: np.ndarray, own: np.ndarray, classes: int) -> np.ndarray:
+    """Each label as the class that belongs to it alone by the dumps of one half of the images.
+
+    -1 for that half, and for labels that it does not have: so no agreement comes from looking alone. `classes`, which
+    is none, for labels whose class belongs more to another one: so dumps that are all alike do not agree either.
+    """
+    half, result = np.arange(len(own)) % 2 == 0, np.full(len(own), -1)
+    if classes > BACKGROUND_CLASSES:
+        return result
+    votes = np.zeros((classes, classes), dtype=np.int32)  # label, class found
+    np.add.at(votes, (own[half], best[half]), 1)
+    new = votes.argmax(axis=1)
+    new[votes.argmax(axis=0)[new] != np.arange(classes)] = classes
+    known = ~half & (votes.max(axis=1)[own] > 0)
+    result[known] = new[own[known]]
+    return result
+
+
 def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> bool:
     """Print the verdict; True if no accuracy drops from its reference by `max_drop` points or more."""
     phrases, met, undecided = [], True, []
@@ -230,8 +307,8 @@ def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> bool:
 def largest_difference(text: str, other: Path) -> float:
     """Points between the accuracies of result.json content `text` and of file `other`, of the same images."""
     try:
-        ours, theirs = ({row["key"]: float(row["value"].rstrip("%")) for row in json.loads(content)["value"]}
-                        for content in (text, other.read_text()))
+        ours, theirs = ({row["key"]: float(row["value"].rstrip("%")) for row in content["value"]}
+                        for content in (json.loads(text), read_json(other)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failure(f"{other}: not a result.json") from error
     if ours.keys() != theirs.keys() or any(ours[key] != theirs[key] for key in ours if not key.startswith("Top")):
@@ -317,7 +394,8 @@ def main() -> int:
         parser.error("--max-drop needs --reference, to drop from")
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
     match(dumps, labels, args.allow_missing)
-    counts, classes = score(dumps, labels)
+    check_age(args.dumps, dumps, args.allow_missing)
+    counts, classes, best = score(dumps, labels)
     if classes < TOP and args.reference:
         raise Failure(f"{args.dumps}: {classes} classes have no top-5 to hold against --reference")
     text = result_text(counts, len(dumps), classes)
@@ -329,6 +407,9 @@ def main() -> int:
     max_drop = MAX_DROP if args.max_drop is None else args.max_drop
     met = gate(counts, len(dumps), args.reference, max_drop) if args.reference else True
     same = agrees(difference, args.same_as) if args.same_as else True
+    own = np.array([labels[image] for image in dumps]) + (classes == BACKGROUND_CLASSES)
+    for line in doubts(counts, classes, best, own, os.path.splitext(next(iter(dumps.values())))[1]):
+        print(line)
     if args.beside:
         print(comparison)
     return 0 if met and same else 1

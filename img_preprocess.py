@@ -2,7 +2,8 @@
 """Turn a folder of images into raw tensors for the benchmark binary.
 
 Usage:    python3 img_preprocess.py SRC DST [--resize 333] [--crop 299]
-                  [--interpolation bilinear|bicubic] [--aipp] [--share R/W] [--jobs N] [--verify N]
+                  [--interpolation bilinear|bicubic] [--aipp] [--on-error fail|skip] [--share R/W] [--jobs N]
+                  [--verify N]
 Example:  python3 img_preprocess.py /data/imagenet/val ./prep_dataset
           50000 tensors in ./prep_dataset (50000 made, 0 kept)
 
@@ -23,8 +24,11 @@ else is in the folder (README 5.2).
 
 A .bin is complete or absent and carries its image's modification time; so a run that was
 interrupted goes on where it stopped, and a changed image is done again. DST/manifest.json
-tells the recipe; bins of another recipe are removed first. Bad images are listed with
-reasons after all good ones are done: exit 3.
+tells the recipe; bins of another recipe are removed first.
+
+Bad images are listed with reasons after all good ones are done: exit 3. With --on-error skip
+that list goes to DST/skipped.txt (PATH, tab, reason) and the exit status is 0; the scoring must then be told
+with --allow-missing. An image that libjpeg can read, if with warnings, is as good as it is to torchvision.
 """
 import argparse
 import ctypes
@@ -36,7 +40,6 @@ import random
 import stat
 import warnings
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -44,15 +47,32 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common import Failure, listing, replacing, run, say, start_worker, write
+from common import (
+    Failure,
+    free_space,
+    hold,
+    listing,
+    printable,
+    read_json,
+    replacing,
+    run,
+    say,
+    start_worker,
+    workers,
+    write,
+)
 
 SHORT_SIDE = 333  # pixels before the crop (tstandley/Xception-PyTorch, xception.py); the ModelZoo port used 342
 CROP_SIDE = 299  # pixels, the network's input (same file)
 MEAN = STD = 0.5  # per channel, on a scale of 0 to 1 (same file)
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+# What an image may really be, whatever its name says: not EPS, for instance, for which Pillow would start Ghostscript
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name less what is added to it on the way to the scores
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
 MANIFEST = "manifest.json"
+SKIPPED = "skipped.txt"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 MALLOC_KEEPS = 32 << 20  # bytes: the most that glibc takes for M_MMAP_THRESHOLD; an image of 11 million pixels, as RGB
 
@@ -73,7 +93,7 @@ def load_crop(path: Path, recipe: dict) -> np.ndarray:
     Raises whatever Pillow raises on a file that it cannot read, ValueError on one beyond PIXEL_LIMIT.
     """
     resample = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[recipe["interpolation"]]
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         size = resized_size(image.width, image.height, recipe["resize"])
         if max(image.width * image.height, size[0] * size[1]) > PIXEL_LIMIT:
             raise ValueError(f"{image.width}x{image.height} is over the limit of {PIXEL_LIMIT} pixels, read or resized")
@@ -116,14 +136,14 @@ def start_decoder():
 
 
 def make_bin(task: tuple, dst: Path, recipe: dict):
-    """Write one image's .bin; return None, or the reason why the image is bad. Disk errors are raised."""
+    """Write one image's .bin; return None, or (name, path, why the image is bad). Disk errors are raised."""
     name, source, mtime_ns = task
     try:
         crop = load_crop(source, recipe)
         tensor = crop if recipe["dtype"] == "uint8" else normalise(crop)
     except Exception as error:  # any: Pillow's decoders raise nearly every type on a damaged file
-        return f"{source}: {error or type(error).__name__}"
-    with replacing(dst / f"{name}.bin") as part:
+        return name, source, str(error) or type(error).__name__
+    with replacing(dst / f"{name}.bin", tensor.nbytes, lasting=False) as part:
         part.write_bytes(tensor)
         os.utime(part, ns=(mtime_ns, mtime_ns))
     return None
@@ -134,13 +154,13 @@ def reraise(error: OSError):
     raise error
 
 
-def find_images(src: Path) -> dict:
-    """{output name: (path, bytes, mtime in ns)} of the images below `src`, in order of output name.
+def find_images(src: Path) -> tuple:
+    """The images below `src`: {output name: (path, bytes, mtime in ns)}, in order of name, and the bad ones.
 
-    Raises Failure if there is none, if two would share an output name, or if a name
-    holds white space, at which the benchmark binary would cut it.
+    Those are [(output name, path, reason)]: no files, or of a name that a later step could not take.
+    Raises Failure if there is no image, or if two would share an output name.
     """
-    images, others = {}, []
+    images, bad, others = {}, [], []
     for folder, folders, names in os.walk(src, onerror=reraise):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + linked:
@@ -148,36 +168,46 @@ def find_images(src: Path) -> dict:
             if os.path.splitext(name)[1].lower() not in SUFFIXES:
                 others.append(path)
                 continue
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise Failure(f"{path}: not a regular file: remove it from the folder")
-            stem = name.split(".")[0]
-            if not stem or stem.split() != [stem]:
-                raise Failure(f"{path}: a name with white space, or none before the first dot: rename it")
+            stem, reason, status = name.split(".")[0], None, None
+            try:
+                status = os.stat(path)
+            except OSError as error:  # a link in a circle, or to nothing
+                reason = error.strerror
+            if status and not stat.S_ISREG(status.st_mode):
+                reason = "not a regular file"
+            elif not stem or stem.split() != [stem]:  # the benchmark binary would cut it there
+                reason = "a name with white space, or with nothing before the first dot: rename it"
+            elif len(os.fsencode(stem)) > NAME_LIMIT:
+                reason = f"a name of more than {NAME_LIMIT} bytes before the first dot: rename it"
+            if reason:
+                bad.append((stem, path, reason))
+                continue
             if stem in images:
                 pair = sorted((images[stem][0], path))
                 raise Failure(f"{pair[0]} and {pair[1]} would both become {stem}.bin: rename one")
             images[stem] = (path, status.st_size, status.st_mtime_ns)
     if others:
         say(f"{src}: {len(others)} other files ignored ({listing(sorted(others))})")
-    if not images:
+    if not images and not bad:
         raise Failure(f"{src}: no image in it ({' '.join(sorted(SUFFIXES))})")
-    return dict(sorted(images.items()))
+    return dict(sorted(images.items())), bad
 
 
-def take_share(images: dict, share: tuple) -> dict:
-    """Those of `images` that belong to share (r, w); raises Failure if none does."""
-    r, w = share
-    taken = {name: image for name, image in images.items() if zlib.crc32(os.fsencode(name)) % w == r}
-    if not taken:
-        raise Failure(f"share {r} of {w} holds none of the {len(images)} images: use fewer shares")
-    return taken
+def take_share(images: dict, bad: list, share: tuple) -> tuple:
+    """Those of `images` and `bad` that belong to share (r, w); raises Failure if there is none."""
+    def ours(name):
+        return zlib.crc32(os.fsencode(name)) % share[1] == share[0]
+
+    taken = {name: image for name, image in images.items() if ours(name)}
+    if images and not taken:
+        raise Failure(f"share {share[0]} of {share[1]} holds none of the {len(images)} images: use fewer shares")
+    return taken, [image for image in bad if ours(image[0])]
 
 
 def read_manifest(dst: Path) -> dict:
     """What an earlier run left in DST/manifest.json; empty if there is none."""
     try:
-        manifest = json.loads((dst / MANIFEST).read_text())
+        manifest = read_json(dst / MANIFEST)
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -188,10 +218,10 @@ def read_manifest(dst: Path) -> dict:
 def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     """Make DST fit for `wanted` (recipe and source); return the names whose .bin is there and right.
 
-    Removes bins of another recipe or source, and of images that are gone, and says so.
-    Raises Failure if DST holds bins that this script did not make.
+    Removes bins of another recipe or source, and of images that are gone, and says so; and what a killed
+    run left half done. Raises Failure if DST holds bins that this script did not make.
     """
-    dst.mkdir(parents=True, exist_ok=True)
+    remove_parts(dst)
     found = [name[:-len(".bin")] for name in os.listdir(dst) if name.endswith(".bin")]
     manifest = read_manifest(dst)
     if found and not manifest:
@@ -213,21 +243,37 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     return kept
 
 
+def remove_parts(dst: Path):
+    """Remove bins that are half written; DST is held, so nobody is writing them."""
+    for name in os.listdir(dst):
+        if name.endswith(".bin.part"):
+            os.unlink(dst / name)
+
+
+def check_space(dst: Path, count: int, size: int):
+    """Raise Failure if `count` files of `size` bytes do not fit on the disk of DST."""
+    block = os.statvfs(dst).f_frsize
+    needed, free = count * -(-size // block) * block, free_space(dst)
+    if needed > free:
+        raise Failure(f"{dst}: {count} tensors need {needed:,} bytes, but only {free:,} are free on its disk: make "
+                      "room, or give another folder (with --aipp they need a quarter)", 4)
+
+
 def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) -> list:
-    """Write DST/NAME.bin for each of `names`; return the reasons of those that are bad, in name order."""
+    """Write DST/NAME.bin for each of `names`; return the bad ones, [(name, path, reason)], in order of name."""
     tasks = [(name, images[name][0], images[name][2]) for name in names]
     bad = []
     jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
-    with ProcessPoolExecutor(jobs, initializer=start_decoder) as executor:
-        results = executor.map(functools.partial(make_bin, dst=dst, recipe=recipe), tasks, chunksize=CHUNK)
-        try:
-            for reason in tqdm(results, total=len(tasks), unit="img", disable=None):  # None: only on a terminal
-                if reason is not None:
-                    bad.append(reason)
-        except BrokenProcessPool as error:
-            raise Failure("a worker process died (out of memory?): run again, with fewer --jobs", 4) from error
-        finally:
-            results.close()  # cancels what has not begun, so that an interrupt ends the run at once
+    try:
+        with workers(jobs, start_decoder) as executor:
+            results = executor.map(functools.partial(make_bin, dst=dst, recipe=recipe), tasks, chunksize=CHUNK)
+            for result in tqdm(results, total=len(tasks), unit="img", disable=None):  # None: only on a terminal
+                if result is not None:
+                    bad.append(result)
+    except BrokenProcessPool as error:
+        raise Failure("a worker process died (out of memory?): run again, with fewer --jobs", 4) from error
+    finally:
+        remove_parts(dst)  # of workers that were ended
     return bad
 
 
@@ -246,7 +292,7 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
     reference = transforms.Compose(steps)
     drawn = random.sample(sorted(images), min(count, len(images)))
     for name in drawn:
-        with Image.open(images[name][0]) as image:
+        with Image.open(images[name][0], formats=FORMATS) as image:
             expected = np.asarray(reference(image.convert("RGB"))).ravel()
         actual = np.fromfile(dst / f"{name}.bin", dtype=expected.dtype)
         bits = f"u{expected.itemsize}"  # compared as whole numbers: 0.0 and -0.0 are not the same bits
@@ -283,6 +329,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s, as torchvision's Resize")
     parser.add_argument("--aipp", action="store_true", help="uint8 HWC bins, for an om compiled with xception_aipp.cfg")
+    parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", dest="on_error",
+                        help=f"on bad images: exit with 3 (default), or list them in DST/{SKIPPED} and exit with 0")
     parser.add_argument("--share", type=share_of, default=(0, 1), metavar="R/W", help="only share R (from 0) of W")
     parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
                         help="worker processes (default: the cores this process may use, here %(default)s)")
@@ -294,33 +342,53 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def report_bad(args, bad: list, total: int):
+    """Name the bad images, [(name, path, reason)]: raise Failure, or with --on-error skip list them in a file."""
+    (args.dst / SKIPPED).unlink(missing_ok=True)
+    if not bad:
+        return
+    bad = sorted(bad, key=lambda image: image[1])
+    for _, path, reason in bad:
+        say(f"{path}: {reason}")
+    if args.on_error == "fail":
+        raise Failure(f"{len(bad)} of {total} images are bad, named above; the others are done. Mend or remove "
+                      "them and run again, or leave them out with --on-error skip")
+    if len(bad) == total:
+        raise Failure(f"{args.src}: all {total} images are bad, named above")
+    write(args.dst / SKIPPED, "".join(f"{printable(path)}\t{printable(reason)}\n" for _, path, reason in bad))
+    say(f"{len(bad)} of {total} images are left out, listed in {args.dst / SKIPPED}: score with --allow-missing")
+
+
 def main() -> int:
     args = parse_arguments()
     if not args.src.is_dir():
         raise Failure(f"{args.src}: no such folder")
-    images = take_share(find_images(args.src), args.share)
+    images, bad = take_share(*find_images(args.src), args.share)
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
               "dtype": "uint8", "layout": "HWC"}
     if not args.aipp:
         recipe.update(dtype="float32", layout="CHW", mean=MEAN, std=STD)
     size = 3 * args.crop * args.crop * np.dtype(recipe["dtype"]).itemsize
     wanted = {"recipe": recipe, "bytes": size, "source": str(args.src.resolve())}
+    args.dst.mkdir(parents=True, exist_ok=True)
+    hold(args.dst / ".lock", args.dst)
     kept = prepare_target(args.dst, images, wanted)
     todo = [name for name in images if name not in kept]
     if todo and fast_lookup() is None:
         say("OpenCV cannot be imported (is libGL missing?): Pillow and numpy make the same bits, a little slower")
-    bad = preprocess(images, args.dst, todo, recipe, args.jobs) if todo else []
-    if bad:
-        for reason in bad:
-            say(reason)
-        raise Failure(f"{len(bad)} of {len(images)} images are bad, named above; the others are done. "
-                      "Mend or remove them and run again")
+    check_space(args.dst, len(todo), size)
+    total = len(images) + len(bad)
+    if todo:
+        bad += preprocess(images, args.dst, todo, recipe, args.jobs)
+    report_bad(args, bad, total)
+    for name, _, _ in bad:
+        images.pop(name, None)
     digest = hashlib.sha256()
     for name, (_, size, mtime_ns) in images.items():
         digest.update(f"{name} {size} {mtime_ns}\n".encode(errors="surrogateescape"))
     write(args.dst / MANIFEST, json.dumps(dict(wanted, complete=True, count=len(images),
                                                listing_sha256=digest.hexdigest()), indent=1) + "\n")
-    print(f"{len(images)} tensors in {args.dst} ({len(todo)} made, {len(kept)} kept)")
+    print(f"{len(images)} tensors in {args.dst} ({len(images) - len(kept)} made, {len(kept)} kept)")
     if args.verify:
         verify(images, args.dst, recipe, args.verify)
     return 0

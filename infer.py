@@ -38,7 +38,20 @@ from collections import Counter
 from pathlib import Path
 
 import chips
-from common import Failure, listing, run, say, write
+from common import (
+    Failure,
+    end_with_parent,
+    free_space,
+    hold,
+    lines,
+    listing,
+    located,
+    read,
+    read_json,
+    run,
+    say,
+    write,
+)
 
 HERE = Path(__file__).resolve().parent
 BINARY = f"benchmark.{platform.machine()}"
@@ -46,6 +59,8 @@ ENGINES = ("benchmark", "ais_bench", "host")
 ASCEND_MAGIC = b"IMOD"  # first bytes of an om that the real atc wrote
 RATE = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 WORK = Path("result")
+DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
+LOG_LIMIT = 1 << 30  # bytes of what a tool prints or notes
 
 
 def sha256(path: Path) -> str:
@@ -125,16 +140,21 @@ def prepare_input(engine: str, samples: list, device: int):
             (folder / os.path.basename(path)).symlink_to(os.path.abspath(path))
 
 
+def text_of(path: Path) -> str:
+    """What a tool printed or noted."""
+    return read(path, LOG_LIMIT).decode(errors="replace")
+
+
 def read_rates(engine: str, device: int, batch_size: int, log: Path, pure: bool, om: Path) -> tuple:
     """(Interface throughputRate, e2e rate or None), images/s, as the tool tells them; raises ValueError if not."""
     if engine == "ais_bench":
-        found = re.findall(rf"throughput [^\n]*: {RATE}\s*$", log.read_text(errors="replace"), re.MULTILINE)
+        found = re.findall(rf"throughput [^\n]*: {RATE}\s*$", text_of(log), re.MULTILINE)
         if not found:
             raise ValueError(f"no throughput in {log}")
         return float(found[-1]), None
     path = WORK / (f"PureInfer_perf_of_{om.stem}_in_device_{device}.txt" if pure else
                    f"perf_vision_batchsize_{batch_size}_device_{device}.txt")
-    text = path.read_text(errors="replace") if path.exists() else ""
+    text = text_of(path) if path.exists() else ""
     interface = re.search(rf"(?:Interface throughputRate:|ave_throughputRate =) {RATE}", text)
     if not interface:
         raise ValueError(f"no Interface throughputRate in {path}")
@@ -156,7 +176,7 @@ def clear(device: int, batch_size: int, om: Path):
 def read_info(path: Path) -> list:
     """[id, path, width, height] of each line; raises Failure on a line that is none."""
     samples = []
-    for number, line in enumerate(path.read_text(errors="surrogateescape").splitlines(), 1):
+    for number, line in lines(path):
         fields = line.split()
         if len(fields) != 4:
             raise Failure(f"{path}:{number}: not \"id path width height\": make the info file again")
@@ -175,7 +195,7 @@ def whole_dumps(folder: Path) -> dict:
     """{image: dump} of those dumps in `folder` that ended, with as many values as most, none NaN or infinite."""
     sizes = {}
     for path in folder.glob("*.txt"):
-        data = path.read_bytes()
+        data = read(path, DUMP_LIMIT)
         line = data.split(b"\n", 1)[0]
         if data.endswith(b"\n") and b"n" not in line.lower():
             sizes[path] = len(line.split())
@@ -201,29 +221,40 @@ def cores_of(position: int, count: int) -> str:
     return ",".join(map(str, cores[position::count] or [cores[position % len(cores)]]))
 
 
-def relay(process, log: Path, prefix: str):
-    """Copy a tool's output to its log, and to stdout but for its line for each batch."""
-    with open(log, "wb") as file:
-        for line in process.stdout:
-            file.write(line)
-            if b"curSampleNum" not in line:
-                print(prefix + line.decode(errors="replace"), end="", flush=True)
+def relay(process, log: Path, prefix: str, errors: list):
+    """Copy a tool's output to its log, and to stdout but for its line for each batch; what goes wrong, to `errors`."""
+    place = log
+    try:
+        with open(log, "wb", buffering=0) as file:
+            for line in process.stdout:
+                place = log
+                file.write(line)
+                place = Path("standard output")
+                if b"curSampleNum" not in line:
+                    print(prefix + line.decode(errors="replace"), end="", flush=True)
+    except OSError as error:
+        errors.append(located(error, place, 0))
+        process.kill()  # it would wait for ever for its output to be read
 
 
 def run_tools(engine: str, commands: dict, logs: dict) -> dict:
     """Run one command for each device at the same time; {device: exit status}. No process outlives this one's end."""
-    running, relays = {}, []
+    running, relays, errors = {}, [], []
     try:
         for position, (device, command) in enumerate(commands.items()):
             say("$ " + " ".join(shlex.quote(word) for word in command))
             # stand-ins for several chips share the cores
             share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if engine == "host" else []
-            running[device] = subprocess.Popen([*share, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            running[device] = subprocess.Popen([*share, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                               preexec_fn=end_with_parent)  # noqa: PLW1509 (no thread has begun)
+        for device, process in running.items():
             prefix = f"device {device}: " if len(commands) > 1 else ""
-            relays.append(threading.Thread(target=relay, args=(running[device], logs[device], prefix)))
+            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors)))
             relays[-1].start()
         for thread in relays:
             thread.join()
+        if errors:
+            raise errors[0]
         return {device: process.wait() for device, process in running.items()}
     finally:
         for process in running.values():
@@ -234,7 +265,7 @@ def run_tools(engine: str, commands: dict, logs: dict) -> dict:
 
 def device_name(engine: str, log: Path) -> str:
     """For the tables: what the stand-in says that it is, or the tool."""
-    said = re.search(r"^\[INFO\] (CPU stand-in.*)$", log.read_text(errors="replace"), re.MULTILINE)
+    said = re.search(r"^\[INFO\] (CPU stand-in.*)$", text_of(log), re.MULTILINE)
     return said.group(1) if engine == "host" and said else engine
 
 
@@ -322,7 +353,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
 def load_record(path: Path, fresh: dict) -> dict:
     """The record that an earlier run left, if it is of the same om, tensors and tool; else `fresh`."""
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
     except (FileNotFoundError, ValueError):
         return fresh
     return record if isinstance(record, dict) and record.get("made_from") == fresh["made_from"] else fresh
@@ -358,7 +389,8 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     if problems:
         for problem in problems:
             say(f"infer.py: {problem}")
-        raise Failure("failed on the devices named above; dumps that are whole are kept: run again", 4)
+        room = "" if free_space(WORK) > DUMP_LIMIT else f" (the disk of {WORK} is full: make room first)"
+        raise Failure(f"failed on the devices named above; dumps that are whole are kept: run again{room}", 4)
     print(f"{len(samples)} dumps in {args.out} ({len(todo)} made, {len(kept)} kept)")
     return 0
 
@@ -424,6 +456,10 @@ def main() -> int:
         parser.error("OM and OUT are missing")
     engine = choose_engine(args.engine, is_ascend(args.om))
     WORK.mkdir(exist_ok=True)
+    for device in args.device_ids:
+        hold(WORK / f"device{device}.lock", f"device {device} of {WORK.resolve()}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    hold(args.out.with_name(args.out.name + ".lock"), args.out)
     record_path = args.out.with_name(args.out.name + ".json")
     return (run_dataset if args.info else run_pure)(args, engine, record_path)
 

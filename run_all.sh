@@ -2,8 +2,8 @@
 # From checkpoint to top-N accuracy and throughput: the steps of README.md, in its order.
 #
 # Usage:    bash run_all.sh [--weights F --datasets_path D] [--batch_sizes 1,16] [--workdir work]
-#                           [--resize 333] [--aipp] [--sweep] [--soc_version CHIP] [--device_ids 0]
-#                           [--engine benchmark|ais_bench|host]
+#                           [--resize 333] [--aipp] [--on-error fail|skip] [--sweep] [--soc_version CHIP]
+#                           [--device_ids 0] [--engine benchmark|ais_bench|host]
 # Example:  bash run_all.sh
 #               everything, on shipped photos with demo weights that know nothing of ImageNet
 #           bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
@@ -15,6 +15,7 @@
 #   --workdir DIR       for all that is written (default work); the same command again goes on there
 #   --resize N          short side before the crop, pixels: 333 as the weights' author, 342 as the ModelZoo port
 #   --aipp              uint8 tensors, a quarter of the size, normalised on the chip (README 4)
+#   --on-error skip     leave bad images out, with a list of them (default: fail, when the good ones are done)
 #   --sweep             the table of README 7: batch sizes 1,4,8,16,32, data set and pure inference, and a CSV
 #   --score             score what several ranks have made (README 5.2)
 #   --soc_version CHIP  for atc (default: what npu-smi says; where there is none, Ascend310)
@@ -22,22 +23,59 @@
 #   --engine NAME       benchmark, ais_bench, or host for the CPU stand-ins (default: see README 5)
 #
 # With CANN (see env.sh) atc and the inference tool are the real ones, else the CPU stand-ins in host/.
-# Exit: 0 the accuracy gate is met; 1 it is not, or batch sizes disagree; else the status of the step that failed.
+# Exit: 0 the accuracy gate is met; 1 it is not, or batch sizes disagree; else the status of the step that failed;
+# 130 and 143 interrupted. Killed in whatever way, the same command goes on where it stopped.
 set -euo pipefail
 
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
-weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine='' score=''
+weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine=''
+score='' on_error=fail
 # several machines or processes: torchrun's variables, Slurm's, Open MPI's (README 5.2)
 rank=${RANK:-${SLURM_PROCID:-${OMPI_COMM_WORLD_RANK:-0}}}
 world=${WORLD_SIZE:-${SLURM_NTASKS:-${OMPI_COMM_WORLD_SIZE:-1}}}
 local_rank=${LOCAL_RANK:-${SLURM_LOCALID:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}}
-dumps=dumpOutput commands=commands.txt verdict=0
+dumps=dumpOutput commands=commands.txt verdict=0 child=''
+export RUN_ALL_PID=$$ # the steps' scripts end with this one, even if it is killed
 
 die() { # STATUS MESSAGE
   printf 'run_all.sh: %s\n' "$2" >&2
   exit "$1"
+}
+
+run() { # COMMAND...: in a process group of its own, for which this script waits so that signals reach it at once
+  local status=0
+  set -m
+  "$@" </dev/null &
+  child=$!
+  set +m
+  wait "$child" || status=$?
+  child=''
+  return "$status"
+}
+
+# shellcheck disable=SC2329 # called by traps
+stop() { # STATUS: end what runs, within two seconds
+  local tenth
+  trap '' HUP INT TERM
+  if [[ -n $child ]]; then
+    kill -TERM -- "-$child" || true
+    for ((tenth = 0; tenth < 15; tenth++)); do
+      kill -0 -- "-$child" || break
+      sleep 0.1
+    done
+    kill -KILL -- "-$child" || true
+  fi 2>/dev/null
+  die "$1" "interrupted; the same command goes on from here"
+}
+
+hold() { # FILE WHAT [FLOCK OPTION]: keep WHAT for this run and what it starts; the kernel drops the lock with them
+  local descriptor
+  exec {descriptor}>>"$1"
+  flock --nonblock "${@:3}" "$descriptor" || die 4 "$2: in use by $(<"$1"): wait for that run to end"
+  printf 'pid %s on %s since %(%F %T)T\n' "$$" "$HOSTNAME" -1 >"$1" ||
+    die 4 "$workdir/$1: cannot be written (is the disk full?)"
 }
 
 banner() { # TITLE COMMAND...: what runs, so that it can be copied; kept for run.json
@@ -47,13 +85,13 @@ banner() { # TITLE COMMAND...: what runs, so that it can be copied; kept for run
     line+=" $word"
   done
   printf '\n== %s\n$%s\n' "$1" "$line" >&2
-  printf '%s\n' "${line# }" >>"$commands"
+  printf '%s\n' "${line# }" >>"$commands" || die 4 "$workdir/$commands: cannot be written (is the disk full?)"
 }
 
 step() { # TITLE COMMAND...: banner, then the command; its failure ends the run by name
   local status=0
   banner "$@"
-  "${@:2}" || status=$?
+  run "${@:2}" || status=$?
   ((status == 0)) || die "$status" "step \"$1\" failed (exit status $status)"
 }
 
@@ -73,6 +111,7 @@ parse_arguments() {
       --batch_sizes) batch_sizes=$2 ;;
       --workdir) workdir=$2 ;;
       --resize) resize=$2 ;;
+      --on-error) on_error=$2 ;;
       --soc_version) soc_version=$2 ;;
       --device_ids) device_ids=$2 ;;
       --engine) engine=$2 ;;
@@ -81,6 +120,7 @@ parse_arguments() {
     shift 2
   done
   batch_sizes=${batch_sizes:-${sweep:+1,4,8,16,32}} batch_sizes=${batch_sizes:-1,16}
+  [[ $on_error == fail || $on_error == skip ]] || die 2 "--on-error $on_error: neither fail nor skip"
   [[ $batch_sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die 2 "--batch_sizes $batch_sizes: not a list such as 1,16"
 }
 
@@ -141,7 +181,7 @@ set_up_python() { # .venv with requirements.txt, unless there is no .venv and py
     printf 'run_all.sh: installing requirements.txt into %s: some minutes, about 6 GB\n' "$venv" >&2
     [[ -x $venv/bin/python3 ]] || python3 -m venv "${options[@]}" "$venv" ||
       die 4 "python3 -m venv failed (Debian: python3-venv)"
-    "$venv/bin/python3" -m pip install --quiet -r "$suite/requirements.txt" >&2 ||
+    run "$venv/bin/python3" -m pip install --quiet -r "$suite/requirements.txt" >&2 ||
       die 4 "pip could not install requirements.txt into $venv (no network? README 2 tells what an NPU host needs)"
     cp "$suite/requirements.txt" "$venv/requirements.txt" # last: says that all of it is there
   fi
@@ -185,13 +225,13 @@ compile_om() { # BATCH: README 3
   step "$name" "${command[@]}"
   # atc's word is not proof (README 3)
   python3 "$suite/host/om.py" "$om" || die 4 "step \"$name\": atc left no whole $om"
-  made_of "$made" "$onnx" "$om" >"$om.made.part"
+  made_of "$made" "$onnx" "$om" >"$om.made.part" || die 4 "$workdir/$om.made: cannot be written (is the disk full?)"
   mv "$om.made.part" "$om.made"
 }
 
 tensors() { # [--share=R/W]: README 4
   step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize" \
-    ${aipp:+--aipp} "$@"
+    ${aipp:+--aipp} "--on-error=$on_error" "$@"
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
@@ -216,8 +256,9 @@ accuracy() { # BATCH [FIRST BATCH]: README 6; a gate that is not met is remember
   local command status=0
   command=(python3 "$suite/imagenet_acc_eval.py" "result/${dumps}_bs$1" "$labels" . "result_bs$1.json"
     "--reference=$reference" --max-drop=1.0 ${2:+"--same-as=result_bs$2.json"})
+  [[ $on_error == fail ]] || command+=(--allow-missing)
   banner "6 Accuracy, batch $1" "${command[@]}"
-  "${command[@]}" >"accuracy_bs$1.txt" || status=$?
+  run "${command[@]}" >"accuracy_bs$1.txt" || status=$?
   ((status <= 1)) || die "$status" "step \"6 Accuracy, batch $1\" failed (exit status $status)"
   ((status == 0)) || verdict=1
   grep -v '^top-' "accuracy_bs$1.txt"
@@ -244,6 +285,7 @@ tables() { # BATCH...: what the run found
 
 work_share() { # BATCH...: README 5.2: one rank's share of the images, on device LOCAL_RANK
   local batch name=share${rank}of$world
+  hold "$name.lock" "$workdir/$name"
   mkdir -p "$name"
   cd "$name"
   tensors "--share=$rank/$world"
@@ -263,12 +305,17 @@ check_shares() { # BATCH: README 5.2: refuses while a share is missing or unfini
 main() {
   local batch batches first=''
   parse_arguments "$@"
+  trap 'stop 129' HUP
+  trap 'stop 130' INT
+  trap 'stop 143' TERM
   find_inputs
   find_tools
   set_up_python
-  mkdir -p "$workdir"
+  mkdir -p "$workdir" || die 4 "$workdir: the folder cannot be made"
   workdir=$(realpath "$workdir")
   cd "$workdir"
+  [[ -w . ]] || die 4 "$workdir: no permission to write there, or a read-only disk"
+  if ((world == 1)); then hold .lock "$workdir"; else hold .lock "$workdir" --shared; fi
   ((world == 1)) || commands=$workdir/commands_$rank.txt
   : >"$commands"
   banner "work directory" cd "$workdir"

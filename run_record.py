@@ -22,17 +22,17 @@ import platform
 import sys
 from pathlib import Path
 
-from common import Failure, run, write
+from common import Failure, read_json, run, write
 from infer import is_ascend, sha256
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "PIL", "cv2", "torch", "onnx", "openvino")
 
 
-def read_json(path: Path):
+def read_step(path: Path):
     """A step's JSON file; raises Failure if it is missing or none."""
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except (FileNotFoundError, ValueError) as error:
         raise Failure(f"{path}: missing or damaged: run run_all.sh again") from error
 
@@ -52,14 +52,20 @@ def versions() -> dict:
     return found
 
 
-def describe_om(path: Path) -> dict:
-    """sha256 and precision of an om; the real atc does not say in the file what it computed in."""
+def describe_om(path: Path, onnx: str) -> dict:
+    """sha256 and precision of an om; the real atc does not say in the file what it computed in.
+
+    Raises Failure if a host om is not of the ONNX file with sha256 `onnx`.
+    """
     if is_ascend(path):
         return {"sha256": sha256(path), "precision": "atc's default, force_fp16"}
     sys.path.insert(1, str(HERE / "host"))
     import om
 
-    return {"sha256": sha256(path), "precision": om.load(path)[0]["precision"]}
+    header = om.load(path)[0]
+    if header["onnx_sha256"] != onnx:
+        raise Failure(f"{path}: compiled from another ONNX file: compile it again")
+    return {"sha256": sha256(path), "precision": header["precision"]}
 
 
 def shares_of(batch: str) -> list:
@@ -70,7 +76,7 @@ def shares_of(batch: str) -> list:
 
 def describe_data_set(folders: list) -> tuple:
     """(data_set, recipe) of run.json, from the manifests of the folders that hold the bins."""
-    manifests = [read_json(folder / "manifest.json") for folder in folders]
+    manifests = [read_step(folder / "manifest.json") for folder in folders]
     first = manifests[0]
     for folder, manifest in zip(folders, manifests):
         if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
@@ -97,17 +103,18 @@ def main() -> int:
     records = {batch: [f"dumpShares_bs{batch}/{share}" for share in shares] or [f"dumpOutput_bs{batch}"]
                for batch in batches}
     commands = [*(f"commands_{rank}.txt" for rank in range(len(shares))), "commands.txt"]
-    accuracy = {batch: read_json(Path(f"result_bs{batch}.json"))["value"] for batch in batches}
+    accuracy = {batch: read_step(Path(f"result_bs{batch}.json"))["value"] for batch in batches}
+    onnx = sha256(args.onnx)
     record = {
         "commands": [line for name in commands for line in Path(name).read_text().splitlines()],
         "versions": versions(),
         "weights": {"file": str(args.weights), "sha256": sha256(args.weights)},
-        "onnx": {"file": str(args.onnx), "sha256": sha256(args.onnx)},
-        "om": {batch: describe_om(Path(f"xception_bs{batch}.om")) for batch in batches},
+        "onnx": {"file": str(args.onnx), "sha256": onnx},
+        "om": {batch: describe_om(Path(f"xception_bs{batch}.om"), onnx) for batch in batches},
         "data_set": data_set,
         "recipe": recipe,
         "soc_version": args.soc_version,
-        "inference": {batch: [read_json(Path(f"result/{name}.json")) for name in names]
+        "inference": {batch: [read_step(Path(f"result/{name}.json")) for name in names]
                       for batch, names in records.items()},
         "reference": args.reference,
         "accuracy": {batch: {row["key"]: row["value"] for row in rows} for batch, rows in accuracy.items()},

@@ -17,22 +17,29 @@ OUT.csv: a header line, then a line for each batch size: batch_size, devices, in
 import argparse
 import csv
 import io
-import json
 from pathlib import Path
 
-from common import Failure, run, write
+from common import Failure, read_json, run, write
 
+FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
 CHIPS_PER_CARD = {"Ascend310": 4}  # Atlas 300I 3010; a 310P3 or 910 card has one
 
 
 def read_record(path: Path) -> dict:
     """One record of infer.py; raises Failure if it is none, or of a run that did not finish."""
     try:
-        record = json.loads(path.read_text())
-        complete, _, _ = record["complete"], record["batch_size"], record["engine"]
-    except (ValueError, KeyError, TypeError) as error:
+        record = read_json(path)
+        for key, kind in FIELDS.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(key)
+        numbers = [rate["interface"] for rate in record["rates"].values()] + [record.get("e2e") or 0]
+        for number in [*numbers, record.get("images", 0), *record["rates"]]:
+            float(number)
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise TypeError("rates")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Failure(f"{path}: not a record of infer.py") from error
-    if not complete:
+    if not record["complete"]:
         raise Failure(f"{path}: the run did not finish: run infer.py again")
     return record
 
@@ -49,7 +56,7 @@ def merge_shares(shares: list) -> dict:
     """One record of the (path, record) pairs of one batch size; raises Failure if they are not of one om."""
     first, rates = shares[0][1], {}
     for path, record in shares:
-        if record["made_from"]["om"] != first["made_from"]["om"]:
+        if record["made_from"].get("om") != first["made_from"].get("om"):
             raise Failure(f"{path}: of another om than {shares[0][0]}: run the ranks again")
         rates.update({f"{path.stem}, {device}": rate for device, rate in record["rates"].items()})
     return dict(first, rates=rates, e2e=None, images=sum(record["images"] for _, record in shares))

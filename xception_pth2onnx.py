@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Turn an Xception checkpoint into ONNX, opset 11, and prove that both compute the same.
 
-Usage:    python3 xception_pth2onnx.py CHECKPOINT OUT.onnx
+Usage:    python3 xception_pth2onnx.py CHECKPOINT OUT.onnx [--allow-nonfinite]
 Example:  python3 xception_pth2onnx.py xception-c0a72b38.pth.tar xception.onnx
           xception.onnx: opset 11, 128 nodes, 1000 classes; largest difference from PyTorch 4.5e-07 (limit 1e-04)
 
 CHECKPOINT is a state dict of tensors, plain or under `state_dict`, names with or without
 `module.`, the last layer named fc or last_linear. It is read with weights_only=True: a
-pickle that wants to run code is refused. The published file, xception-c0a72b38.pth.tar,
-must have md5 203a36dce3e49d45e5d742efbad5ba65.
+pickle that wants to run code is refused, and so is one whose tensors claim more than the file
+holds. NaN and infinite weights are refused unless --allow-nonfinite is given. The published
+file, xception-c0a72b38.pth.tar, must have md5 203a36dce3e49d45e5d742efbad5ba65.
 
 OUT.onnx: an ONNX ModelProto, float32; input `image` (batch, 3, 299, 299), output `class`
 (batch, classes), logits; batch is free. BatchNorm is folded into the convolutions.
@@ -22,10 +23,12 @@ import importlib.metadata
 import math
 import pickle
 import re
+import stat
 import warnings
+import zipfile
 from pathlib import Path
 
-from common import Failure, import_openvino, listing, replacing, run, say
+from common import Failure, import_openvino, listing, run, say, write
 
 PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
 PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
@@ -37,7 +40,13 @@ HERE = Path(__file__).resolve().parent
 
 def provenance(checkpoint: Path) -> dict:
     """What decides the ONNX file's content, as strings: {name: value} for its metadata_props."""
-    digest = hashlib.md5(checkpoint.read_bytes()).hexdigest()
+    if not stat.S_ISREG(checkpoint.stat().st_mode):
+        raise Failure(f"{checkpoint}: not a regular file")
+    md5 = hashlib.md5()
+    with open(checkpoint, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            md5.update(block)
+    digest = md5.hexdigest()
     if checkpoint.name == PUBLISHED_NAME and digest != PUBLISHED_MD5:
         raise Failure(
             f"{checkpoint}: md5 is {digest}, the published file's is {PUBLISHED_MD5}: damaged or another file; "
@@ -58,11 +67,26 @@ def is_current(path: Path, expected: dict) -> bool:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except (FileNotFoundError, DecodeError):
         return False
     found = {prop.key: prop.value for prop in model.metadata_props}
     return all(found.get(key) == value for key, value in expected.items())
+
+
+def check_claims(path: Path):
+    """Raise Failure if `path` is an archive whose entries claim more bytes than it has: they are compressed.
+
+    torch.save compresses nothing; a compressed entry can grow to a thousand times its size when it is read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the format before torch 1.6, or no checkpoint
+        return
+    if claimed > path.stat().st_size:
+        raise Failure(f"{path}: refused: its entries claim {claimed:,} bytes, the file has {path.stat().st_size:,}: "
+                      "not written by torch.save")
 
 
 def load_checkpoint(path: Path) -> tuple:
@@ -73,13 +97,14 @@ def load_checkpoint(path: Path) -> tuple:
     """
     import torch
 
+    check_claims(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("Please file an issue")[0].splitlines()
         wants = next((line.strip() for line in reason if "GLOBAL" in line or "Unsupported" in line), reason[0])
         raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors ({wants})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # any: torch raises nearly every type on a damaged file
         raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {error})"[:300]
                       ) from error
     note = content.get("note") if isinstance(content, dict) else None
@@ -91,11 +116,14 @@ def load_checkpoint(path: Path) -> tuple:
         name = re.sub(r"^last_linear\.", "fc.", re.sub(r"^module\.", "", spelling))
         if name in renamed:
             raise Failure(f"{path}: {name} is in it twice, under two spellings")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or \
+                tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise Failure(f"{path}: {name} claims {list(tensor.shape)} values, which are not in the file")
         renamed[name] = tensor.float() if tensor.is_floating_point() else tensor
     return renamed, note
 
 
-def build_network(path: Path, state: dict):
+def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     """The network in eval mode with these weights; raises Failure, naming each key that does not fit."""
     import torch
 
@@ -125,47 +153,59 @@ def build_network(path: Path, state: dict):
     if problems:
         raise Failure(f"{path}: keys do not fit Xception: {listing(sorted(problems))}")
     not_finite = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if not_finite:
-        raise Failure(f"{path}: NaN or infinite weights in {listing(not_finite)}")
+    if not_finite and not allow_nonfinite:
+        raise Failure(f"{path}: NaN or infinite weights in {listing(not_finite)}: damaged, or a training that failed "
+                      "(--allow-nonfinite converts it all the same)")
     network.load_state_dict(state, assign=True)
     return network.eval()
 
 
-def export(network, part: Path, metadata: dict):
-    """Write the network to `part` as ONNX; return the checked ModelProto."""
+def export(network, metadata: dict):
+    """The network as a checked onnx.ModelProto."""
+    import io
+
     import onnx
     import torch
 
     with warnings.catch_warnings():
         # The default exporter starts at opset 18; dynamo=False still writes 11, and warns that it is old.
         warnings.simplefilter("ignore")
+        file = io.BytesIO()
         torch.onnx.export(
-            network, torch.zeros(1, 3, SIDE, SIDE), str(part), dynamo=False, opset_version=OPSET,
+            network, torch.zeros(1, 3, SIDE, SIDE), file, dynamo=False, opset_version=OPSET,
             input_names=["image"], output_names=["class"],
             dynamic_axes={"image": {0: "-1"}, "class": {0: "-1"}},
         )
-    model = onnx.load(part)
+    model = onnx.load_model_from_string(file.getvalue())
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     if any(node.op_type == "BatchNormalization" for node in model.graph.node):
         raise Failure("BatchNorm was not folded into the convolutions: this torch version exports it differently", 4)
-    onnx.save(model, part)
     return model
 
 
-def largest_difference(network, part: Path) -> float:
-    """Largest |ONNX - PyTorch| over random batches of 1 and 3, as a share of PyTorch's largest logit."""
+def largest_difference(network, data: bytes) -> float:
+    """Largest |ONNX - PyTorch| over random batches of 1 and 3, as a share of PyTorch's largest logit.
+
+    Values that are not finite count as equal where they are the same on both sides.
+    """
     import torch
 
-    compiled = import_openvino().Core().compile_model(str(part), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core = import_openvino().Core()
+    compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     worst = 0.0
     for batch in (1, 3):
         images = torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(batch)) * 2 - 1
         with torch.inference_mode():
             expected = network(images)
         actual = torch.from_numpy(compiled(images.numpy())[0])
-        difference = ((actual - expected).abs().max() / expected.abs().max()).item()
-        worst = max(worst, difference if math.isfinite(difference) else math.inf)
+        finite = expected.isfinite()
+        if not torch.equal(finite, actual.isfinite()) or not torch.equal(expected[~finite].nan_to_num(),
+                                                                         actual[~finite].nan_to_num()):
+            return math.inf
+        if finite.any():
+            scale = max(expected[finite].abs().max().item(), torch.finfo(torch.float32).tiny)
+            worst = max(worst, (actual - expected)[finite].abs().max().item() / scale)
     return worst
 
 
@@ -175,6 +215,7 @@ def main() -> int:
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("onnx", metavar="OUT.onnx", type=Path)
+    parser.add_argument("--allow-nonfinite", action="store_true", help="convert NaN and infinite weights too")
     args = parser.parse_args()
 
     metadata = provenance(args.checkpoint)
@@ -185,13 +226,14 @@ def main() -> int:
     if note:
         metadata["note"] = str(note)
         say(f"{args.checkpoint}: {note}")
-    network = build_network(args.checkpoint, state)
-    with replacing(args.onnx) as part:
-        model = export(network, part, metadata)
-        difference = largest_difference(network, part)
-        if difference > TOLERANCE:
-            raise Failure(f"{args.onnx}: not written: differs from PyTorch by {difference:.1e} of the largest logit "
-                          f"(limit {TOLERANCE:.0e})", 1)
+    network = build_network(args.checkpoint, state, args.allow_nonfinite)
+    model = export(network, metadata)
+    data = model.SerializeToString()
+    difference = largest_difference(network, data)
+    if difference > TOLERANCE:
+        raise Failure(f"{args.onnx}: not written: differs from PyTorch by {difference:.1e} of the largest logit "
+                      f"(limit {TOLERANCE:.0e})", 1)
+    write(args.onnx, data)
     print(f"{args.onnx}: opset {OPSET}, {len(model.graph.node)} nodes, {network.fc.out_features} classes; "
           f"largest difference from PyTorch {difference:.1e} (limit {TOLERANCE:.0e})")
     return 0

@@ -18,6 +18,8 @@ that --insert_op_conf gave: then the input is u8, NHWC), payload_bytes, payload_
 """
 import hashlib
 import json
+import os
+import stat
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,8 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # common.py
 from common import Failure, import_openvino, replacing, run  # noqa: E402
 
 MAGIC = b"HOST-OM\n"
+FIELDS = {"batch_size": int, "inputs": list, "outputs": list, "precision": str, "onnx_sha256": str,
+          "onnx_metadata": dict, "openvino": str, "payload_bytes": int, "payload_sha256": str}  # and more
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om that the real atc wrote
 HEADER_LIMIT = 1 << 20  # bytes; real headers have about one thousand
 PREFIX = struct.Struct("<8sI")
@@ -39,7 +43,7 @@ def save(path: Path, header: dict, payload: bytes):
     """Write a host om in one step; payload_bytes and payload_sha256 are added to the header."""
     header = dict(header, payload_bytes=len(payload), payload_sha256=hashlib.sha256(payload).hexdigest())
     text = json.dumps(header, indent=1).encode()
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path, PREFIX.size + len(text) + len(payload)) as part, open(part, "wb") as file:
         file.write(PREFIX.pack(MAGIC, len(text)))
         file.write(text)
         file.write(payload)
@@ -47,6 +51,9 @@ def save(path: Path, header: dict, payload: bytes):
 
 def load(path: Path) -> tuple:
     """Read a host om: (header, payload bytes). Raises Failure that says what the file is, if not a whole host om."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise Failure(f"{path}: not a regular file: compile the ONNX with atc")
     with open(path, "rb") as file:
         prefix = file.read(PREFIX.size)
         if prefix.startswith(ASCEND_MAGIC):
@@ -57,16 +64,27 @@ def load(path: Path) -> tuple:
         length = PREFIX.unpack(prefix)[1]
         text = file.read(min(length, HEADER_LIMIT))
         try:
-            header = json.loads(text)
-            size, digest = header["payload_bytes"], header["payload_sha256"]
-            header["inputs"][0]["shape"], header["outputs"][0]["name"], header["batch_size"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            header = check_header(json.loads(text))
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise Failure(f"{path}: damaged host om (header): compile it again with atc") from error
-        payload = file.read()
-    if len(payload) != size or hashlib.sha256(payload).hexdigest() != digest:
-        raise Failure(f"{path}: damaged host om ({len(payload)} of {size} payload bytes"
+        size, there = header["payload_bytes"], status.st_size - file.tell()
+        payload = file.read() if there == size else b""
+    if len(payload) != size or hashlib.sha256(payload).hexdigest() != header["payload_sha256"]:
+        raise Failure(f"{path}: damaged host om ({there} of {size} payload bytes"
                       f"{', wrong sha256' if len(payload) == size else ''}): compile it again with atc")
     return header, payload
+
+
+def check_header(header) -> dict:
+    """A header's JSON, if all that the suite reads of it is there and of its type; raises KeyError and the like."""
+    for key, kind in FIELDS.items():
+        if not isinstance(header[key], kind) or isinstance(header[key], bool):
+            raise TypeError(key)
+    for port in header["inputs"][:1] + header["outputs"][:1]:
+        if not isinstance(port["name"], str) or not all(isinstance(side, int) for side in port["shape"]):
+            raise TypeError("inputs or outputs")
+    header["inputs"][0], header["outputs"][0]
+    return header
 
 
 def engine_config(precision: str, hint: str = "THROUGHPUT") -> dict:

@@ -17,6 +17,11 @@ SUITE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(SUITE), str(SUITE / "host")]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=4, help="runs that test_faults.py kills (full test: 40)")
+    parser.addoption("--soak", type=int, default=500, help="images of test_soak.py (full test: 20000)")
+
+
 def reference_weight(name: str, shape: tuple) -> np.ndarray:
     """The weight that xception_reference.npz was computed with, before the cast to its dtype."""
     random = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))

@@ -4,6 +4,8 @@
 # Usage:    bash test/run.sh [PYTEST ARGUMENT...]
 # Example:  bash test/run.sh                          everything, about 10 minutes on two cores
 #           bash test/run.sh test/test_host.py -x     linters, then one file
+#           bash test/run.sh test/test_faults.py --kills 40     the full fault injection, about 10 minutes
+#           bash test/run.sh test/test_soak.py --soak 20000     the full soak, about 10 minutes and 25 GB
 #           bash test/run.sh --setup                  only .venv, for test/bench/run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,4 +25,7 @@ mkdir -p "$TMPDIR"
 ruff check .
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
 (($#)) || set -- test
-pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed "$@"
+# a mount namespace of their own, for small disks that run full (test_faults.py)
+namespace=(unshare --mount)
+((EUID == 0)) || namespace+=(--map-root-user)
+"${namespace[@]}" pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed "$@"

@@ -3,9 +3,12 @@
 Most cases call main() in this process, through common.run(), which makes the message and the exit status.
 """
 import json
+import os
+import re
 import signal
 import statistics
 import sys
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -744,3 +747,129 @@ def test_another_run_that_cannot_be_compared(refusal, ten, other):
     (other / "img_4_0.bin").unlink()
     assert refusal("--beside=other") == "other: not of the same images: img_4 on one side only"
     assert refusal("--beside=none", status=4) == "none: No such file or directory"
+
+
+# ---- wrong but plausible
+
+CLASSES, EACH = 20, 6
+WRONG = {  # what is wrong with the labels: (how, what is said)
+    "one too low": (lambda own: own - 1, "with every label plus 1 it would be 85.00 %: the label file counts from 0, "
+                                         "the network from 1"),
+    "one too high": (lambda own: own + 1, "with every label minus 1 it would be 90.00 %: the label file counts from 1, "
+                                          "the network from 0"),
+    "a line up": (lambda own: np.roll(own, 1), "with each image given the next one's label it would be"),
+    "a line down": (lambda own: np.roll(own, -1), "with each image given the previous one's label it would be"),
+    "another class order": (lambda own: (7 * own + 3) % CLASSES, "with the classes put in another order it would be"),
+}
+
+
+@pytest.fixture
+def many(write, tmp_path):
+    """120 images of 20 classes, 9 of 10 right; labels can be put wrong."""
+    own = np.random.default_rng(3).permutation(np.repeat(np.arange(CLASSES), EACH))
+
+    def call(change=lambda own: own, suffix="_1.txt", right=0.9):
+        found = np.where(np.arange(len(own)) % 10 < 10 * right, own, (own + 11) % CLASSES)
+        labels = np.clip(change(own), 0, CLASSES)
+        write({f"i{k:03}": np.eye(CLASSES)[found[k]] for k in range(len(own))},
+              {f"i{k:03}": int(labels[k]) for k in range(len(own))}, suffix)
+    return call
+
+
+def test_good_answers_raise_no_doubt(many, score):
+    many()
+    out = score()[0]
+    assert "top-1   90.00 %" in out
+    assert "guessing" not in out
+
+
+@pytest.mark.parametrize("wrong", [wrong for wrong in WRONG if wrong != "one too high"])
+def test_labels_that_belong_to_something_else_are_named(wrong, many, score):
+    change, told = WRONG[wrong]
+    many(change)
+    lines = score()[0].splitlines()
+    assert lines[5] == "top-1 is no better than guessing (5 %): wrong labels, tensors or weights"
+    assert lines[6].startswith(told)
+    assert len(lines) == 7
+
+
+def test_labels_that_count_from_one_are_named(many, score, write, tmp_path):
+    """The highest of them is no class at all; without it the file can be scored."""
+    many(WRONG["one too high"][0])
+    path = tmp_path / "val_label.txt"
+    lines = path.read_text().splitlines()
+    for line in lines:
+        if line.endswith(f" {CLASSES}"):
+            (tmp_path / f"dumps/{line.split('.')[0]}_1.txt").unlink()
+    path.write_text("".join(f"{line}\n" for line in lines if not line.endswith(f" {CLASSES}")))
+    told = score()[0].splitlines()[6]
+    assert re.sub(r"\d\d\.\d\d", "90.00", told) == WRONG["one too high"][1]
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_answers_that_fit_nothing_are_not_explained(constant, many, score, write):
+    many()
+    random = np.random.default_rng(0)
+    write({f"i{k:03}": np.eye(CLASSES)[0 if constant else random.integers(CLASSES)] for k in range(120)})
+    assert score()[0].splitlines()[5:] == ["top-1 is no better than guessing (5 %): wrong labels, tensors or weights"]
+
+
+def test_half_length_dumps_of_few_labels_are_named(many, score, write, tmp_path):
+    """40 fp16 values look like 20 float32 ones, and if all labels are below 20 nothing else tells."""
+    many()
+    random = np.random.default_rng(0)
+    for path in sorted((tmp_path / "dumps").iterdir()):
+        path.unlink()
+    write({f"i{k:03}": random.standard_normal(40).astype("<f2").tobytes() for k in range(120)}, suffix="_1.bin")
+    assert score()[0].splitlines()[6] == ("or dumps in fp16, which look like half as many float32 values (here 20): "
+                                          "compile the om with --output_type=FP32")
+
+
+def put_perf_file(folder, seconds_ago, latency_ms):
+    """As the benchmark leaves it beside its dumps."""
+    path = folder / "perf_vision_batchsize_1_device_0.txt"
+    path.write_text(f"[e2e] throughputRate: 1, latency: {latency_ms}\n")
+    os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
+def test_dumps_older_than_the_benchmarks_last_run_are_stale(score, ten, tmp_path):
+    (tmp_path / "result").mkdir()
+    (tmp_path / "dumps").rename(tmp_path / "result/dumpOutput_device0")
+    arguments = ("result/dumpOutput_device0", "val_label.txt", "./", "result.json")
+    put_perf_file(tmp_path / "result", 0, 30_000)
+    score(arguments=arguments)
+    os.utime(tmp_path / "result/dumpOutput_device0/img_3_1.txt", (time.time() - 60,) * 2)
+    err = score(arguments=arguments, status=3)[1]
+    assert err == ("imagenet_acc_eval.py: 1 dumps are older than the run that "
+                   f"{tmp_path}/result/perf_vision_batchsize_1_device_0.txt tells of: "
+                   "result/dumpOutput_device0/img_3_1.txt: stale, of an earlier run: remove the folder and run the "
+                   "benchmark again\n")
+    put_perf_file(tmp_path / "result", 0, 90_000)
+    score(arguments=arguments)
+
+
+@pytest.mark.parametrize("record", ["dumps.json", "dumps/share0of2.json"])
+def test_dumps_of_a_run_that_did_not_finish(record, score, ten, tmp_path):
+    (tmp_path / "dumps/share0of2").mkdir()
+    (tmp_path / record).write_text('{"complete": false}')
+    err = score(status=3)[1]
+    assert err == (f"imagenet_acc_eval.py: {tmp_path}/{record}: infer.py did not finish these dumps: run it again, or "
+                   "score what is there with --allow-missing\n")
+    score("--allow-missing")
+    (tmp_path / record).write_text('{"complete": true}')
+    score()
+    for text in ("", "[]", "{}", "{"):  # not infer.py's: nothing is known
+        (tmp_path / record).write_text(text)
+        score()
+
+
+def test_dumps_that_are_no_files(refusal, ten, tmp_path):
+    (tmp_path / "dumps/img_3_1.txt").unlink()
+    os.mkfifo(tmp_path / "dumps/img_3_1.txt")
+    assert refusal() == "dumps/img_3_1.txt: not a regular file"
+
+
+def test_a_dump_that_is_far_too_long(refusal, ten, tmp_path):
+    with open(tmp_path / "dumps/img_3_1.txt", "wb") as file:
+        file.truncate(100 << 20)
+    assert refusal() == "dumps/img_3_1.txt: 104,857,600 bytes, more than the 16,777,216 that such a file may have"

@@ -103,7 +103,8 @@ def test_one_chip_gets_the_info_file_itself(folder):
     assert record(folder)["rates"] == {"0": {"interface": 100.0, "images": 10}}
     assert record(folder)["e2e"] == 50.5
     assert sorted(path.name for path in (folder / "result").iterdir()) == [
-        "benchmark_bs4_device0.log", "out", "out.json", "perf_vision_batchsize_4_device_0.txt"]
+        "benchmark_bs4_device0.log", "device0.lock", "out", "out.json", "out.lock",
+        "perf_vision_batchsize_4_device_0.txt"]
 
 
 def test_four_chips_run_at_the_same_time_on_equal_shares(folder):
@@ -267,7 +268,8 @@ def test_several_stand_ins_share_the_cores_and_give_the_same_dumps(small):
 def write_record(folder, batch, rate, **more) -> str:
     path = folder / f"r{batch}.json"
     path.write_text(json.dumps({"engine": "benchmark", "batch_size": batch, "images": 9, "complete": True,
-                                "e2e": 108.021, "rates": {"0": {"interface": rate, "images": 9}}, **more}))
+                                "e2e": 108.021, "rates": {"0": {"interface": rate, "images": 9}},
+                                "made_from": {"om": "of one network"}, **more}))
     return path.name
 
 
@@ -275,7 +277,7 @@ def test_the_table_of_a_sweep_marks_the_best_and_writes_csv(tmp_path):
     published = {1: 158.623, 4: 182.215, 8: 203.357, 16: 198.865, 32: 164.302}
     names = [write_record(tmp_path, batch, rate) for batch, rate in published.items()]
     pure = tmp_path / "pure8.json"
-    pure.write_text(json.dumps({"engine": "benchmark", "batch_size": 8, "complete": True,
+    pure.write_text(json.dumps({"engine": "benchmark", "batch_size": 8, "complete": True, "made_from": {},
                                 "rates": {"0": {"interface": 210.5}}}))
     done = run(sys.executable, SUITE / "throughput.py", *names, "--soc_version=Ascend310", "--csv=t.csv",
                "--pure", "pure8.json", cwd=tmp_path)

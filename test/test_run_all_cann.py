@@ -167,9 +167,9 @@ def banners(done):
 
 
 def content(folder):
-    """{path: bytes} of a folder, but for the record of the commands, which names the folder."""
+    """{path: bytes} of a folder, but for the record of the commands, which names the folder, and for the locks."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name not in ("run.json", "commands.txt")}
+            if path.is_file() and path.name not in ("run.json", "commands.txt") and not path.name.endswith(".lock")}
 
 
 def failed_step(done):

@@ -186,8 +186,8 @@ def test_an_onnx_that_differs_from_pytorch_leaves_no_file(broken, tmp_path, refe
     torch.save(reference_state, tmp_path / "x.pth")
     original = xception_pth2onnx.export
 
-    def spoiled(network, part, metadata):
-        model = original(network, part, metadata)
+    def spoiled(network, metadata):
+        model = original(network, metadata)
         with torch.no_grad():
             network.fc.weight.mul_(broken)
         return model

@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""Feed what strangers write (labels, info files, dumps, configs, oms, flags) to what reads it, until something breaks.
+
+Usage:    .venv/bin/pip install atheris          (once; CPython on Linux)
+          .venv/bin/python test/fuzz.py TARGET [libFuzzer option...]
+Example:  .venv/bin/python test/fuzz.py om -max_total_time=300
+          (libFuzzer's lines; it stops with a stack trace and a file crash-... at the first input that is not handled)
+
+A reader may return, or refuse with its own kind of error, which a script tells in one line. Anything else is a finding:
+mend it, and keep the input in FINDINGS below. test_fuzz.py does the same in CI, with hypothesis, for some seconds.
+Without TARGET: the targets' names.
+"""
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SUITE = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(SUITE), str(SUITE / "host")]
+
+
+def load(name: str):
+    """A program of host/ as a module; its file has no suffix."""
+    loader = importlib.machinery.SourceFileLoader(f"host_{name}", str(SUITE / "host" / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+import aipp  # noqa: E402
+import chips  # noqa: E402
+import gen_dataset_info  # noqa: E402
+import imagenet_acc_eval  # noqa: E402
+import img_preprocess  # noqa: E402
+import infer  # noqa: E402
+import om  # noqa: E402
+import throughput  # noqa: E402
+from common import Failure  # noqa: E402
+
+atc, benchmark = load("atc"), load("benchmark")
+TEMPORARY = tempfile.TemporaryDirectory(prefix="fuzz", dir="/dev/shm")  # in memory: a file for each input
+FOLDER = Path(TEMPORARY.name)
+
+
+def put(name: str, data: bytes) -> Path:
+    path = FOLDER / name
+    path.write_bytes(data)
+    return path
+
+
+def text_of(data: bytes) -> str:
+    """As Python has the words of a command line."""
+    return data.decode(errors="surrogateescape")
+
+
+# ---- the readers; each gets bytes, and raises only what `refusals` has
+
+def labels(data):
+    found = imagenet_acc_eval.read_labels(put("val_label.txt", data))
+    assert found
+    assert all(isinstance(value, int) and 0 <= value < 10**9 for value in found.values())
+
+
+def info(data):
+    path = put("x.info", data)
+    for read in (infer.read_info, benchmark.read_info):
+        with contextlib.suppress(Failure):
+            assert read(path)
+
+
+def dump_text(data):
+    infer.whole_dumps(put("dumps_a_1.txt", data).parent)
+    values = imagenet_acc_eval.read_dump(str(FOLDER / "dumps_a_1.txt"))
+    assert values.ndim == 1
+    assert np.isfinite(values).all()
+
+
+def dump_binary(data):
+    values = imagenet_acc_eval.read_dump(str(put("a_1.bin", data)))
+    assert values.dtype == np.dtype("<f4")
+    assert np.isfinite(values).all()
+
+
+def aipp_config(data):
+    assert set(aipp.load(str(put("aipp.cfg", data)))) == set(aipp.SETTINGS)
+
+
+def om_file(data):
+    path = put("x.om", data)
+    om.describe(path)
+    if not data.startswith(om.ASCEND_MAGIC):
+        header, payload = om.load(path)
+        assert len(payload) == header["payload_bytes"]
+
+
+def om_header(data):
+    """Any header, in a file that is right but for it."""
+    om_file(om.PREFIX.pack(om.MAGIC, len(data)) + data)
+
+
+def input_shape(data):
+    for name, shape in atc.parse_input_shape(text_of(data)).items():
+        assert name
+        assert all(0 < side < 2**63 for side in shape)
+
+
+def manifest(data):
+    put("manifest.json", data)
+    gen_dataset_info.check_manifest(str(FOLDER), 45)
+    img_preprocess.read_manifest(FOLDER)
+
+
+def record(data):
+    path = put("record.json", data)
+    records = throughput.merge([throughput.read_record(path)], [path])
+    with contextlib.redirect_stdout(io.StringIO()):
+        throughput.print_table(throughput.rows(records, {}, "Ascend310"), records, False)
+
+
+def result(data):
+    text = imagenet_acc_eval.result_text([1, 1, 1, 1, 1], 1, 1000)
+    assert imagenet_acc_eval.largest_difference(text, put("result.json", data)) >= 0
+
+
+def npu_smi(data):
+    with contextlib.suppress(IndexError, ValueError):  # told as one failure by chips.find
+        for chip in chips.parse(text_of(data)):
+            assert chip["device"] >= 0
+
+
+AIPP = b'aipp_op{aipp_mode:static,input_format:"RGB888_U8"}'
+HEADER = (b'{"batch_size": 1, "inputs": [{"name": "image", "shape": [1, 3, 8, 8]}], "outputs": [{"name": "class", '
+          b'"shape": [1, 6]}], "precision": "f32", "onnx_sha256": "", "onnx_metadata": {}, "openvino": "1", '
+          b'"payload_bytes": 0, "payload_sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}')
+RECORD = (b'{"complete": true, "batch_size": 1, "engine": "host", "device": "CPU", "images": 45, "e2e": 6.7, '
+          b'"made_from": {"om": ""}, "rates": {"0": {"interface": 7.7, "images": 45}}}')
+NPU_SMI = (b"| NPU     Name     | Health  | Power(W) |\n| 0       310      | OK      | 12.8     |\n"
+           b"| 0       0        | 0000:05:00.0 | 0   622 / 8192 |\n| Process id |\n")
+SEEDS = {  # target: (reader, inputs; the first is one that it takes)
+    "labels": (labels, [b"a.JPEG 65\nb.JPEG 970\n", b"\xff.JPEG 1\r\n\n"]),
+    "info": (info, [b"0 ./prep_dataset/a.bin 299 299\n1 ./prep_dataset/b.bin 299 299\n"]),
+    "dump_text": (dump_text, [b"0.500000 -1.250000 1e-07 3 \n", b"nan \n"]),
+    "dump_binary": (dump_binary, [np.arange(4, dtype="<f4").tobytes(), np.array([np.nan], "<f4").tobytes()]),
+    "aipp": (aipp_config, [(SUITE / "xception_aipp.cfg").read_bytes(), AIPP]),
+    "om": (om_file, [om.PREFIX.pack(om.MAGIC, len(HEADER)) + HEADER,
+                     om.ASCEND_HEADER.pack(om.ASCEND_MAGIC, 256, 44) + bytes(220)]),
+    "om_header": (om_header, [HEADER]),
+    "input_shape": (input_shape, [b"image:1,3,299,299", b"a:1;b:c:2,2", b"x:-1"]),
+    "manifest": (manifest, [b'{"recipe": {"dtype": "float32"}, "complete": true, "count": 45}']),
+    "record": (record, [RECORD]),
+    "result": (result, [imagenet_acc_eval.result_text([1, 1, 1, 1, 1], 1, 1000).encode()]),
+    "npu_smi": (npu_smi, [NPU_SMI]),
+}
+FINDINGS = [  # (target, input): once not handled; tried in every run
+    ("record", RECORD.replace(b"interface", b"x")),
+    ("input_shape", b"image:" + b"9" * 5000),
+    ("info", b"9" * 5000 + b" a.bin 299 299\n"),
+    ("om_header", b"[" * 100_000),
+]
+
+
+def handles(target: str, data: bytes):
+    """Give `data` to a target's reader; raises what is none of the refusals that are foreseen."""
+    with contextlib.suppress(Failure, atc.AtcError, aipp.AippError):
+        SEEDS[target][0](data)
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1] not in SEEDS:
+        print("\n".join(SEEDS))
+        return
+    import atheris
+
+    target = sys.argv.pop(1)
+    for module in (aipp, chips, gen_dataset_info, imagenet_acc_eval, infer, om, throughput, atc, benchmark):
+        for name, value in list(vars(module).items()):
+            if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
+                setattr(module, name, atheris.instrument_func(value))
+    corpus = FOLDER / "corpus"
+    corpus.mkdir()
+    for number, seed in enumerate(SEEDS[target][1]):
+        (corpus / str(number)).write_bytes(seed)
+    atheris.Setup([*sys.argv, str(corpus)], lambda data: handles(target, data))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""common.py: files are whole or absent, locks end with their process, and every failure is one line."""
+import errno
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import common
+from common import Failure, hold, lines, printable, read, read_json, replacing, write
+from conftest import SUITE
+
+
+def python(code, cwd, *words, **options):
+    """Run `code` as a script of the suite: main() is its body. Returns (status, stdout, stderr)."""
+    body = "".join(f"    {line}\n" for line in code.splitlines())
+    script = cwd / "step.py"
+    script.write_text("import os, sys, time\nfrom pathlib import Path\nfrom common import *\nimport common\n"
+                      f"def main():\n{body}\ncommon.run(main)\n")
+    done = subprocess.run([sys.executable, script, *words], cwd=cwd, capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(SUITE)}, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- writing
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    path = tmp_path / "x.json"
+    for data in ("one", b"two", "drei \udcff"):
+        write(path, data)
+    assert path.read_bytes() == b"drei \xff"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(143)])
+def test_after_an_error_the_old_file_is_there_and_no_other(error, lasting, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    with pytest.raises(type(error)), replacing(path, lasting=lasting) as part:
+        part.write_text("ne")
+        raise error
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    (tmp_path / "x.json.part").write_text("a long half of something")
+    write(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "new"
+
+
+def test_two_processes_that_write_one_file_keep_out_of_each_others_way(tmp_path):
+    with replacing(tmp_path / "x.json") as part:
+        part.write_text("first")
+        with pytest.raises(Failure, match="another process is writing it") as second:
+            write(tmp_path / "x.json", "second")
+    assert second.value.status == 4
+    assert (tmp_path / "x.json").read_text() == "first"
+
+
+def test_of_many_writers_one_wins_and_the_file_is_whole(tmp_path):
+    """Each writes 200 times, or is told that another one is writing; half a file would be seen by the reader."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from common import Failure, write\n"
+            "for _ in range(200):\n"
+            "    try: write('x', sys.argv[2] * 100_000)\n"
+            "    except Failure: pass\n")
+    write(tmp_path / "x", "a" * 100_000)
+    writers = [subprocess.Popen([sys.executable, "-c", code, SUITE, letter], cwd=tmp_path) for letter in "bcd"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        data = (tmp_path / "x").read_text()
+        assert len(data) == 100_000
+        assert data == data[0] * 100_000
+        seen.add(data[0])
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert len(seen) > 1
+    assert not (tmp_path / "x.part").exists()
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "x.part").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic link"):
+        write(tmp_path / "x", "new")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("number", "told"), [
+    (errno.ENOSPC, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\): make room and run again"),
+    (errno.EDQUOT, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\): make room and run again"),
+])
+def test_a_full_disk_is_told_with_what_is_needed(number, told, tmp_path):
+    with pytest.raises(Failure, match=told) as failure, replacing(tmp_path / "x", 1234):
+        raise OSError(number, os.strerror(number))
+    assert failure.value.status == 4
+
+
+def test_a_write_that_fails_names_its_file(tmp_path):
+    with pytest.raises(OSError, match=re.escape(f"'{tmp_path}/x'")), replacing(tmp_path / "x"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{tmp_path}/none/x'")):
+        write(tmp_path / "none/x", "new")
+
+
+# ---- locks
+
+def test_the_second_is_told_who_holds_it_and_a_kill_frees_it(tmp_path):
+    code = "hold(Path('.lock'), 'the folder')\nprint('held', flush=True)\ntime.sleep(600)"
+    script = tmp_path / "first.py"
+    script.write_text(f"import time; from pathlib import Path; from common import *\n{code}\n")
+    first = subprocess.Popen([sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE,
+                             env={**os.environ, "PYTHONPATH": str(SUITE)})
+    try:
+        assert first.stdout.readline() == b"held\n"
+        second = python("hold(Path('.lock'), 'the folder')", tmp_path)
+        assert second[0] == 4
+        holder = f"pid {first.pid} on {re.escape(os.uname().nodename)} since"
+        assert re.fullmatch(rf"step.py: the folder: in use by {holder} "
+                            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: wait for it to end\n", second[2])
+    finally:
+        first.kill()
+        first.wait()
+    assert python("hold(Path('.lock'), 'the folder')", tmp_path) == (0, "", "")
+
+
+def test_a_lock_file_that_holds_anything_is_no_trouble(tmp_path):
+    (tmp_path / ".lock").write_bytes(b"\xff\x1b[2J" * 1000)
+    with open(tmp_path / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        status, _, err = python("hold(Path('.lock'), 'the folder')", tmp_path)
+        assert status == 4
+        assert err.count("\n") == 1
+        assert "\x1b" not in err
+    assert python("hold(Path('.lock'), 'the folder')", tmp_path)[0] == 0
+
+
+def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    hold(tmp_path / ".lock", "the folder")
+    write(tmp_path / "x", "written")
+    assert "no locks on this file system" in capsys.readouterr().err
+    assert (tmp_path / "x").read_text() == "written"
+    common.held.clear()
+
+
+# ---- reading
+
+def test_read_refuses_what_does_not_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless", "."):
+        with pytest.raises(Failure, match="not a regular file"):
+            read(tmp_path / name, 100)
+    (tmp_path / "x").write_bytes(bytes(101))
+    with pytest.raises(Failure, match="101 bytes, more than the 100"):
+        read(tmp_path / "x", 100)
+    assert read(tmp_path / "x", 101) == bytes(101)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": 1} x'])
+def test_json_that_is_none_is_a_value_error(data, tmp_path):
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(ValueError, match="."):
+        read_json(tmp_path / "x.json")
+
+
+def test_lines_keeps_bytes_that_are_no_utf8_and_splits_at_newlines_alone(tmp_path):
+    (tmp_path / "x").write_bytes(b"a\r\nb\xff\x0c\x1c\xe2\x80\xa8c\n\nlast")
+    assert list(lines(tmp_path / "x")) == [(1, "a\r"), (2, "b\udcff\x0c\x1c\u2028c"), (3, ""), (4, "last")]
+
+
+def test_lines_has_limits(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "LINES_LIMIT", 3)
+    (tmp_path / "x").write_text("1\n2\n3\n")
+    assert len(list(lines(tmp_path / "x"))) == 3
+    (tmp_path / "x").write_text("1\n2\n3\n4")
+    with pytest.raises(Failure, match="more than 3 lines"):
+        list(lines(tmp_path / "x"))
+    (tmp_path / "x").write_text("1\n" + "x" * 20_000)
+    with pytest.raises(Failure, match=":2: a line of 10,000 characters or more"):
+        list(lines(tmp_path / "x"))
+
+
+# ---- how a script ends
+
+@pytest.mark.parametrize(("code", "status", "told"), [
+    ("raise Failure('x: wrong')", 3, "x: wrong"),
+    ("raise Failure('x: two\\nlines')", 3, "x: two lines"),
+    ("raise Failure('x: missing', 4)", 4, "x: missing"),
+    ("open('none/x')", 4, "none/x: No such file or directory"),
+    ("os.write(99, b'x')", 4, "standard output: Bad file descriptor"),
+    ("bytes(1 << 62)", 4, "out of memory"),
+    ("import nothing_of_that_name", 4, "No module named 'nothing_of_that_name': see requirements.txt"),
+    ("{}['x']", 3, "KeyError: 'x' (not foreseen: please report it, with what --debug adds)"),
+    ("def f(): f()\nf()", 3, "RecursionError: maximum recursion depth exceeded (not foreseen: please report it, with "
+                            "what --debug adds)"),
+    ("raise Failure('\\x1b[2J')", 3, "\\x1b[2J"),
+    ("os.kill(os.getpid(), 2)\ntime.sleep(9)", 130, "interrupted"),
+])
+def test_a_failure_is_one_line_and_a_status(code, status, told, tmp_path):
+    assert python(code, tmp_path) == (status, "", f"step.py: {told}\n")
+
+
+def test_terminated(tmp_path):
+    assert python("try:\n    os.kill(os.getpid(), 15)\n    time.sleep(9)\nfinally:\n    print('cleaned')",
+                  tmp_path) == (143, "cleaned\n", "")
+
+
+def test_debug_adds_the_trace(tmp_path):
+    status, out, err = python("print(sys.argv[1:])\nopen('none/x')", tmp_path, "a", "--debug", "b")
+    assert (status, out) == (4, "['a', 'b']\n")
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith("\nstep.py: none/x: No such file or directory\n")
+
+
+def test_standard_output_that_is_full_or_gone(tmp_path):
+    with open("/dev/full", "w") as full:
+        script = tmp_path / "step.py"
+        python("print('x')", tmp_path)
+        done = subprocess.run([sys.executable, script], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+                              env={**os.environ, "PYTHONPATH": str(SUITE)})
+    assert done.returncode == 4
+    assert done.stderr == "step.py: standard output: No space left on device\n"
+
+
+def test_names_that_are_no_utf8_can_be_printed(tmp_path):
+    assert python("print('\\udcff')\nsay('\\udcff')", tmp_path) == (0, "\\udcff\n", "\\udcff\n")
+
+
+def test_printable():
+    assert printable("a b'ü雪\t\n\x1b\x7f\u202e\udcff") == "a b'ü雪\\t\\n\\x1b\\x7f\\u202e\\udcff"
+
+
+def test_a_step_ends_with_run_all_sh_even_if_that_is_killed(tmp_path):
+    script = tmp_path / "step.py"
+    script.write_text("import os, time\nimport common\n"
+                      "def main():\n    common.write('pid', str(os.getpid()))\n    time.sleep(600)\ncommon.run(main)\n")
+    shell = subprocess.Popen(["bash", "-c", f"export RUN_ALL_PID=$$; {sys.executable} step.py & wait"], cwd=tmp_path,
+                             env={**os.environ, "PYTHONPATH": str(SUITE)})
+    while not (tmp_path / "pid").exists():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    shell.send_signal(signal.SIGKILL)
+    shell.wait()
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(200):
+        if not is_alive(pid):
+            return
+        time.sleep(0.01)
+    pytest.fail("it lives on")
