@@ -243,6 +243,11 @@ def trace():
         traceback.print_exc()
 
 
+def interrupt(number, _):
+    """As an exception, so that `finally` cleans up."""
+    raise KeyboardInterrupt(number)
+
+
 def run(main):
     """Call main() and exit with its status; whatever goes wrong becomes one line on stderr."""
     global debug  # noqa: PLW0603 (one command line for one process)
@@ -250,16 +255,18 @@ def run(main):
     sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
     if os.environ.get("RUN_ALL_PID") == str(os.getppid()):
         end_with_parent()  # a step of run_all.sh
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored from birth in a script's background job
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that `finally` cleans up
+    signal.signal(signal.SIGINT, interrupt)  # ignored from birth in a script's background job
+    signal.signal(signal.SIGTERM, interrupt)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that are no UTF-8
     program = os.path.basename(sys.argv[0])
     try:
         status = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        message, status = "interrupted", 130
+    except KeyboardInterrupt as error:
+        number = error.args[0]
+        say(f"{program}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
+        os._exit(128 + number)  # at once: what is left may be a library that waits for its work to end
     except Exception as error:
         message, status = explain(error)
         trace()

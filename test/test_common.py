@@ -218,8 +218,8 @@ def test_a_failure_is_one_line_and_a_status(code, status, told, tmp_path):
 
 
 def test_terminated(tmp_path):
-    assert python("try:\n    os.kill(os.getpid(), 15)\n    time.sleep(9)\nfinally:\n    print('cleaned')",
-                  tmp_path) == (143, "cleaned\n", "")
+    assert python("try:\n    os.kill(os.getpid(), 15)\n    time.sleep(9)\nfinally:\n    print('cleaned', flush=True)",
+                  tmp_path) == (143, "cleaned\n", "step.py: terminated\n")
 
 
 def test_debug_adds_the_trace(tmp_path):

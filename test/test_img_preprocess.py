@@ -657,7 +657,7 @@ def LUT(planes, table):
 
 
 @pytest.mark.parametrize("name, status, message", [
-    ("SIGINT", 130, "img_preprocess.py: interrupted\n"), ("SIGTERM", 143, ""),
+    ("SIGINT", 130, "img_preprocess.py: interrupted\n"), ("SIGTERM", 143, "img_preprocess.py: terminated\n"),
 ])
 def test_an_interrupted_run_goes_on_where_it_stopped(prepare, tmp_path, name, status, message):
     for seed in range(40):
