@@ -131,13 +131,19 @@ def hold(lock: Path, what):
 
 # --- reading: no file is trusted ------------------------------------------------------------------------------------
 
-def read(path, limit: int) -> bytes:
-    """A file's content. Raises Failure if it has more than `limit` bytes or is none that ends (device, pipe)."""
+def size_of(path) -> int:
+    """A file's size in bytes. Raises Failure if it is no file that ends: a pipe, a device, a folder."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise Failure(f"{path}: not a regular file")
-    if status.st_size > limit:
-        raise Failure(f"{path}: {status.st_size:,} bytes, more than the {limit:,} that such a file may have")
+    return status.st_size
+
+
+def read(path, limit: int) -> bytes:
+    """A file's content. Raises Failure if it is no regular file, or has more than `limit` bytes."""
+    size = size_of(path)
+    if size > limit:
+        raise Failure(f"{path}: {size:,} bytes, more than the {limit:,} that such a file may have")
     with open(path, "rb", buffering=0) as file:
         return file.read()
 
@@ -152,8 +158,7 @@ def read_json(path):
 
 def lines(path):
     """Yield (number, line) of a text file; undecodable bytes are kept. Raises Failure on a file beyond the limits."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise Failure(f"{path}: not a regular file")
+    size_of(path)
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for number in range(1, LINES_LIMIT + 2):
             line = file.readline(LINE_LIMIT)

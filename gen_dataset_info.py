@@ -19,10 +19,9 @@ benchmark will run.
 """
 import argparse
 import os
-import stat
 from pathlib import Path
 
-from common import Failure, read_json, run, write
+from common import Failure, read_json, run, size_of, write
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
@@ -91,9 +90,8 @@ def list_jpegs(folder: str) -> list:
     rows = []
     for name in find(folder, JPEG_SUFFIXES):
         path = os.path.join(folder, name)
+        size_of(path)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, for ever
-                raise ValueError("not a regular file")
             with Image.open(path, formats=["JPEG"]) as image:
                 rows.append((path, image.width, image.height))
         except Exception as error:  # any: Pillow raises nearly every type on a damaged file

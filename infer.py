@@ -50,6 +50,7 @@ from common import (
     read_json,
     run,
     say,
+    size_of,
     write,
 )
 
@@ -84,6 +85,7 @@ def find_binary():
 
 def is_ascend(om: Path) -> bool:
     """Whether an om is the real atc's."""
+    size_of(om)
     with open(om, "rb") as file:
         return file.read(len(ASCEND_MAGIC)) == ASCEND_MAGIC
 
@@ -195,7 +197,10 @@ def whole_dumps(folder: Path) -> dict:
     """{image: dump} of those dumps in `folder` that ended, with as many values as most, none NaN or infinite."""
     sizes = {}
     for path in folder.glob("*.txt"):
-        data = read(path, DUMP_LIMIT)
+        try:
+            data = read(path, DUMP_LIMIT)
+        except Failure:
+            continue  # no dump, whatever it is
         line = data.split(b"\n", 1)[0]
         if data.endswith(b"\n") and b"n" not in line.lower():
             sizes[path] = len(line.split())

@@ -23,12 +23,11 @@ import importlib.metadata
 import math
 import pickle
 import re
-import stat
 import warnings
 import zipfile
 from pathlib import Path
 
-from common import Failure, import_openvino, listing, run, say, write
+from common import Failure, import_openvino, listing, run, say, size_of, write
 
 PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
 PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
@@ -40,8 +39,7 @@ HERE = Path(__file__).resolve().parent
 
 def provenance(checkpoint: Path) -> dict:
     """What decides the ONNX file's content, as strings: {name: value} for its metadata_props."""
-    if not stat.S_ISREG(checkpoint.stat().st_mode):
-        raise Failure(f"{checkpoint}: not a regular file")
+    size_of(checkpoint)
     md5 = hashlib.md5()
     with open(checkpoint, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

@@ -18,15 +18,13 @@ that --insert_op_conf gave: then the input is u8, NHWC), payload_bytes, payload_
 """
 import hashlib
 import json
-import os
-import stat
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # common.py
-from common import Failure, import_openvino, replacing, run  # noqa: E402
+from common import Failure, import_openvino, replacing, run, size_of  # noqa: E402
 
 MAGIC = b"HOST-OM\n"
 FIELDS = {"batch_size": int, "inputs": list, "outputs": list, "precision": str, "onnx_sha256": str,
@@ -51,9 +49,7 @@ def save(path: Path, header: dict, payload: bytes):
 
 def load(path: Path) -> tuple:
     """Read a host om: (header, payload bytes). Raises Failure that says what the file is, if not a whole host om."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise Failure(f"{path}: not a regular file: compile the ONNX with atc")
+    there = size_of(path)
     with open(path, "rb") as file:
         prefix = file.read(PREFIX.size)
         if prefix.startswith(ASCEND_MAGIC):
@@ -67,7 +63,7 @@ def load(path: Path) -> tuple:
             header = check_header(json.loads(text))
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise Failure(f"{path}: damaged host om (header): compile it again with atc") from error
-        size, there = header["payload_bytes"], status.st_size - file.tell()
+        size, there = header["payload_bytes"], there - file.tell()
         payload = file.read() if there == size else b""
     if len(payload) != size or hashlib.sha256(payload).hexdigest() != header["payload_sha256"]:
         raise Failure(f"{path}: damaged host om ({there} of {size} payload bytes"
@@ -119,7 +115,7 @@ def open_engine(path: Path, hint: str = "THROUGHPUT") -> tuple:
 
 def check_ascend(path: Path):
     """Raise Failure unless an Ascend om's header is sound and the file as long as it says."""
-    size = path.stat().st_size
+    size = size_of(path)
     with open(path, "rb") as file:
         start = file.read(ASCEND_HEADER.size)
     if size <= ASCEND_HEADER_SIZE + 4:
@@ -131,11 +127,12 @@ def check_ascend(path: Path):
 
 def describe(path: Path) -> str:
     """One line about an om of either kind; raises Failure if it is not whole."""
+    size = size_of(path)
     with open(path, "rb") as file:
         start = file.read(len(ASCEND_MAGIC))
     if start == ASCEND_MAGIC:
         check_ascend(path)
-        return f"{path}: whole om for an Ascend chip, {path.stat().st_size} bytes"
+        return f"{path}: whole om for an Ascend chip, {size} bytes"
     header, _ = load(path)
     return (f"{path}: whole host om, batch {header['batch_size']}, {header['precision']}, "
             f"OpenVINO {header['openvino'].split('-')[0]}, from ONNX {header['onnx_sha256'][:12]}")
