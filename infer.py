@@ -19,7 +19,7 @@ throughput.py: {engine, device, batch_size, images, commands, rates: {device id:
 complete, made_from}; rates in images/s.
 The tools work below ./result, their output is kept in ./result/*.log.
 
-Exit 4 if a tool failed, left out dumps or told no rate: its device is named, the others finish.
+Exit 4 if a tool failed, left out dumps, told no rate or got stuck: its device is named, the others finish.
 """
 import argparse
 import contextlib
@@ -60,6 +60,7 @@ ENGINES = ("benchmark", "ais_bench", "host")
 ASCEND_MAGIC = b"IMOD"  # first bytes of an om that the real atc wrote
 RATE = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 WORK = Path("result")
+PATIENCE = 1800  # seconds; loading a large om takes some minutes, a batch less than a second
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 LOG_LIMIT = 1 << 30  # bytes of what a tool prints or notes
 
@@ -226,12 +227,16 @@ def cores_of(position: int, count: int) -> str:
     return ",".join(map(str, cores[position::count] or [cores[position % len(cores)]]))
 
 
-def relay(process, log: Path, prefix: str, errors: list):
-    """Copy a tool's output to its log, and to stdout but for its line for each batch; what goes wrong, to `errors`."""
+def relay(process, log: Path, prefix: str, errors: list, heard: dict):
+    """Copy a tool's output to its log, and to stdout but for its line for each batch; what goes wrong, to `errors`.
+
+    heard[log] is the time of the last line.
+    """
     place = log
     try:
         with open(log, "wb", buffering=0) as file:
             for line in process.stdout:
+                heard[log] = time.time()
                 place = log
                 file.write(line)
                 place = Path("standard output")
@@ -242,9 +247,21 @@ def relay(process, log: Path, prefix: str, errors: list):
         process.kill()  # it would wait for ever for its output to be read
 
 
-def run_tools(engine: str, commands: dict, logs: dict) -> dict:
-    """Run one command for each device at the same time; {device: exit status}. No process outlives this one's end."""
-    running, relays, errors = {}, [], []
+def silent_for(device: int, heard: float) -> float:
+    """Seconds since a tool last printed a line (at `heard`) or made a dump."""
+    with contextlib.suppress(FileNotFoundError):
+        heard = max(heard, os.path.getmtime(WORK / f"dumpOutput_device{device}"))
+    return time.time() - heard
+
+
+def run_tools(engine: str, commands: dict, logs: dict, patience: int) -> dict:
+    """Run one command for each device at the same time; {device: how it ended, None if well}.
+
+    A tool that is silent for `patience` seconds is ended: after some errors the real one waits for ever. No process
+    outlives this one's end.
+    """
+    running, relays, errors, stuck = {}, [], [], set()
+    heard = dict.fromkeys(logs.values(), time.time())
     try:
         for position, (device, command) in enumerate(commands.items()):
             say("$ " + " ".join(shlex.quote(word) for word in command))
@@ -254,13 +271,19 @@ def run_tools(engine: str, commands: dict, logs: dict) -> dict:
                                                preexec_fn=end_with_parent)  # noqa: PLW1509 (no thread has begun)
         for device, process in running.items():
             prefix = f"device {device}: " if len(commands) > 1 else ""
-            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors)))
+            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors, heard)))
             relays[-1].start()
-        for thread in relays:
-            thread.join()
+        while any(thread.is_alive() for thread in relays):
+            next(thread for thread in relays if thread.is_alive()).join(1)
+            for device, process in running.items():
+                if process.poll() is None and silent_for(device, heard[logs[device]]) > patience:
+                    stuck.add(device)
+                    process.kill()
         if errors:
             raise errors[0]
-        return {device: process.wait() for device, process in running.items()}
+        statuses = {device: process.wait() for device, process in running.items()}
+        return {device: f"was ended after {patience} s without a word or a dump" if device in stuck else
+                f"ended with status {status}" if status else None for device, status in statuses.items()}
     finally:
         for process in running.values():
             if process.poll() is None:
@@ -310,17 +333,19 @@ def start_share(args, engine: str, device: int, share: list, owner: str, everyth
     return dataset_command(engine, args.om, info, device, args.batch_size)
 
 
-def check_share(args, engine: str, device: int, share: list, status: int, log: Path) -> tuple:
-    """(rates or None, problem or None) of a device whose tool has ended with `status`."""
+def check_share(args, engine: str, device: int, share: list, ending: str, log: Path) -> tuple:
+    """(rates or None, problem or None) of a device whose tool has ended, as run_tools told."""
     rates = None
     with contextlib.suppress(ValueError):
         rates = read_rates(engine, device, args.batch_size, log, False, args.om)
     found = whole_dumps(args.out)
     missing = [path for _, path, _, _ in share if stem(path) not in found]
-    if status:
-        return rates, f"{engine} ended with status {status}"
+    if ending:
+        return rates, f"{engine} {ending}"
     if missing:
-        return rates, f"{len(missing)} of {len(share)} tensors have no whole dump ({listing(missing)})"
+        said = re.findall(r"^.*\[ERROR\].*$", text_of(log), re.MULTILINE)  # the binary may end well all the same
+        return rates, (f"{len(missing)} of {len(share)} tensors have no whole dump ({listing(missing)})"
+                       + (f"; {engine} said: {said[-1].strip()}" if said else ""))
     if rates is None:
         for _, path, _, _ in share:  # a tool that ended well would have told its rate: trust none of it
             found[stem(path)].unlink()
@@ -338,13 +363,13 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     logs = {device: WORK / f"{engine}_bs{args.batch_size}_device{device}.log" for device in shares}
     started = time.monotonic()
     record["commands"] = [" ".join(map(shlex.quote, command)) for command in commands.values()]
-    statuses = run_tools(engine, commands, logs)
+    endings = run_tools(engine, commands, logs, args.patience)
     seconds = time.monotonic() - started
     collect(args.out, {stem(path) for _, path, _, _ in todo}, list(shares), owner)
 
     problems, record["rates"] = [], {}
     for device, share in shares.items():
-        rates, problem = check_share(args, engine, device, share, statuses[device], logs[device])
+        rates, problem = check_share(args, engine, device, share, endings[device], logs[device])
         if problem:
             problems.append(f"device {device}: {problem}")
         else:
@@ -412,13 +437,13 @@ def run_pure(args, engine: str, record_path: Path) -> int:
     clear(device, args.batch_size, args.om)
     log = WORK / f"{engine}_pure_bs{args.batch_size}_device{device}.log"
     command = pure_command(engine, args.om, device, args.batch_size, args.round)
-    status = run_tools(engine, {device: command}, {device: log})[device]
+    ending = run_tools(engine, {device: command}, {device: log}, args.patience)[device]
     try:
         rate, _ = read_rates(engine, device, args.batch_size, log, True, args.om)
     except ValueError as error:
         raise Failure(f"device {device}: {error}", 4) from error
-    if status:
-        raise Failure(f"device {device}: {engine} ended with status {status}", 4)
+    if ending:
+        raise Failure(f"device {device}: {engine} {ending}", 4)
     record.update(rates={str(device): {"interface": rate}}, device=device_name(engine, log))
     save_record(record_path, record)
     return 0
@@ -451,6 +476,8 @@ def main() -> int:
     mode.add_argument("--which", action="store_true", help="print the tool for an om of the real atc")
     parser.add_argument("--batch_size", type=positive, default=1, help="the om's (default: 1)")
     parser.add_argument("--device_ids", type=device_list, default=[0], metavar="0,1,...", help="default: 0")
+    parser.add_argument("--patience", type=positive, default=PATIENCE, metavar="SECONDS",
+                        help="end a tool that neither prints nor dumps for so long (default: %(default)s)")
     parser.add_argument("--engine", choices=ENGINES, help="default: see above")
     args = parser.parse_args()
 

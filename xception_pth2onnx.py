@@ -99,8 +99,7 @@ def load_checkpoint(path: Path) -> tuple:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].splitlines()
-        wants = next((line.strip() for line in reason if "GLOBAL" in line or "Unsupported" in line), reason[0])
+        wants = re.search(r"GLOBAL \S+|Unsupported [^.\n]*|.+", str(error)).group()  # not torch's advice to allow it
         raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors ({wants})") from error
     except Exception as error:  # any: torch raises nearly every type on a damaged file
         raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {error})"[:300]

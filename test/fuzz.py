@@ -14,6 +14,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -174,6 +175,9 @@ def main():
     if len(sys.argv) < 2 or sys.argv[1] not in SEEDS:
         print("\n".join(SEEDS))
         return
+    child = os.fork()  # libFuzzer ends its process without Python's word: this one removes the folder
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     import atheris
 
     target = sys.argv.pop(1)

@@ -104,6 +104,15 @@ def test_what_ran_is_on_record(default_job):
     assert {"python", "numpy", "Pillow", "torch", "openvino"} <= record["versions"].keys()
 
 
+def test_an_om_of_another_onnx_is_not_put_on_record(default_job, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(default_job[1], work, copy_function=os.link)
+    (work / "other.onnx").write_bytes(b"another network")
+    result = run("python3", SUITE / "run_record.py", "--weights=demo.pth.tar", "--onnx=other.onnx",
+                 "--batch_sizes=1,16", "--soc_version=Ascend310", "--reference=1,1", cwd=work, status=3)
+    assert result.stderr == "run_record.py: xception_bs1.om: compiled from another ONNX file: compile it again\n"
+
+
 def test_a_second_run_reuses_everything(default_job, tmp_path):
     _, work = default_job
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.om")}

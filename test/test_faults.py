@@ -27,6 +27,7 @@ from conftest import SUITE
 
 DATA = SUITE / "test/data/imagenet"
 PHOTOS = 45
+BENCHMARK = f"benchmark.{os.uname().machine}"
 SECONDS_TO_STOP = 2.0
 ENVIRONMENT = {"PATH": os.pathsep.join([str(SUITE / "host"), str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
                "LC_ALL": "C.UTF-8", "ASCEND_INSTALL_PATH": "/nonexistent"}
@@ -101,7 +102,7 @@ STAGES = {  # name: (command, what it writes)
     "img_preprocess": (PREPROCESS, ["prep_dataset/*.bin"]),
     "gen_dataset_info": ([sys.executable, SUITE / "gen_dataset_info.py", "bin", "./many", "./again.info", "299", "299"],
                          ["again.info"]),
-    "benchmark": ([SUITE / f"host/benchmark.{os.uname().machine}", "-model_type=vision", "-device_id=0",
+    "benchmark": ([SUITE / "host" / BENCHMARK, "-model_type=vision", "-device_id=0",
                    "-batch_size=1", "-om_path=tiny_bs1.om", "-input_text_path=./full.info"],
                   ["result/dumpOutput_device0/*"]),
     "infer": ([sys.executable, SUITE / "infer.py", "tiny_bs1.om", "result/out", "--info=./full.info",
@@ -207,11 +208,15 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(nu
     left = content(folder / "work", *WRITTEN)
     left = {name: data for name, data in left.items() if not name.endswith(".part")}
     assert left.items() <= expected.items()
+    compiled = [path.name for path in folder.glob("work/*.om.made")]
     waiting = [path.name for path in folder.glob("work/result/dumpOutput_device0/*_1.txt")]
     done = finish(RUN_ALL, folder, status=1)
     assert content(folder / "work", *WRITTEN) == expected
     kept = sum(name.startswith("prep_dataset/") for name in left)
     assert f"({PHOTOS - kept} made, {kept} kept)" in done.out
+    for batch in (1, 4):
+        if f"xception_bs{batch}.om.made" in compiled:
+            assert f"xception_bs{batch}.om is there, of this ONNX and command: kept" in done.err
     kept = [sum(name.startswith(f"result/dumpOutput_bs{batch}/") for name in left) for batch in (1, 4)]
     kept[bool(kept[0])] += len(waiting)  # the device's folder is of the batch size that was running
     counts = re.findall(r"dumps in result/dumpOutput_bs\d \((\d+) made, (\d+) kept\)", done.out)
@@ -283,6 +288,19 @@ def test_an_interrupted_run_stops_at_once_and_goes_on(moment, sent, inputs, whol
     assert err.splitlines()[-1] == "run_all.sh: interrupted; the same command goes on from here"
     finish(RUN_ALL, folder, status=1)
     assert content(folder / "work", *WRITTEN) == whole_run[1]
+
+
+def test_a_tool_that_ignores_an_interrupt_is_killed(inputs, tmp_path):
+    """CANN's atc is a shell script that starts others; none of them may live on."""
+    folder = place(inputs, tmp_path / "place")
+    (folder / "bin").mkdir()
+    (folder / "bin/atc").write_text("#!/bin/bash\ntrap '' INT TERM\ntouch started\nsleep 600 & sleep 600\n")
+    (folder / "bin/atc").chmod(0o755)
+    (folder / BENCHMARK).symlink_to(SUITE / "test/fake_cann" / BENCHMARK)
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    process = start(["env", f"PATH={path}", *RUN_ALL], folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for((folder / "work/started").exists)
+    interrupt(process, signal.SIGTERM)
 
 
 # ---- full disks, read-only disks, files that cannot be read
@@ -376,6 +394,19 @@ def test_run_all_sh_on_a_full_disk(room, told, inputs, small_disk, whole_run):
     (folder.parent / "filler").unlink()
     finish(RUN_ALL, folder, status=1)
     assert content(folder / "work", *WRITTEN) == whole_run[1]
+
+
+def test_infer_on_a_full_disk(inputs, small_disk, undisturbed):
+    """The tool tells which dump it could not write; infer.py what to do."""
+    folder = place(inputs, small_disk(300 << 10) / "place")
+    done = finish(STAGES["infer"][0], folder, status=4)
+    assert re.search(FULL.format(r"result/dumpOutput_device\d/\w+_1.txt") + "$", done.err, re.MULTILINE), done.err
+    assert last_line(done) == ("infer.py: failed on the devices named above; dumps that are whole are kept: run again "
+                               "(the disk of result is full: make room first)")
+    kept = len(content(folder, "result/out/*"))
+    small_disk(10 << 20)
+    assert f"({PHOTOS - kept} made, {kept} kept)" in finish(STAGES["infer"][0], folder).out
+    assert content(folder, "result/out/*") == undisturbed("infer")[1]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -154,6 +154,21 @@ def wait_for(condition):
     raise AssertionError("not reached in 30 s")
 
 
+def test_a_tool_that_is_stuck_is_ended_and_its_whole_dumps_kept(folder):
+    done = go(folder, "--patience=2", status=4, env={"HANG": ""})
+    assert "infer.py: device 0: benchmark was ended after 2 s without a word or a dump" in done.err
+    assert len(dumps(folder)) == 1
+    assert "(9 made, 1 kept)" in go(folder).out
+
+
+def test_what_the_tool_said_of_an_error_is_told(folder):
+    """The real binary prints it, drops a batch, and ends with status 0."""
+    (folder / BINARY).write_text(f"#!{sys.executable}\nprint('[ERROR][Inference] input data size is wrong!')\n")
+    err = go(folder, status=4).err
+    assert "10 of 10 tensors have no whole dump (./p/t0.bin, ./p/t1.bin, ./p/t2.bin and 7 more); " in err
+    assert "benchmark said: [ERROR][Inference] input data size is wrong!\n" in err
+
+
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupt_stops_the_tools_too(sent, status, folder):
     process = subprocess.Popen([sys.executable, SUITE / "infer.py", "m.om", "result/out", "--info=./m.info"],

@@ -436,6 +436,21 @@ def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
     assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {1_072_812}
 
 
+def test_bad_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
+    data = make_data_set(tmp_path / "D")
+    bad = sorted((data / "val").iterdir())[3]
+    bad.unlink()
+    bad.write_text("404 Not Found")
+    done = run("--datasets_path", data)
+    assert (done.status, failed_step(done)) == (3, "4 Data set: images to tensors")
+    assert f"{bad}: cannot identify image file" in done.err
+    done = run("--datasets_path", data, "--on-error", "skip")
+    assert done.status == 0
+    assert (tmp_path / "work/prep_dataset/skipped.txt").read_text().startswith(f"{bad}\tcannot identify")
+    assert re.search(r"^top-1 +\d\d\.\d\d % \(1\d / 19\)", tables(done), re.MULTILINE)
+    assert "partial run: 1 of 20 labels have no dump and are not counted" in done.err
+
+
 def test_an_engine_that_is_not_there_is_told_at_once(run, tmp_path):
     done = run("--engine=ais_bench")
     assert (done.status, done.calls) == (4, [])
@@ -674,6 +689,7 @@ def test_work_directory_with_a_plus_sign(run, tmp_path):
     (["--weights", "{data}", "--datasets_path", "{data}"], 3, "{data}: no such file"),
     (["--weights", "{onnx}", "--datasets_path", "{data}/imagenet/val"], 3, "{data}/imagenet/val: neither imagenet/val"),
     (["--weights", "{onnx}", "--datasets_path", "no"], 3, "no: neither imagenet/val"),
+    (["--on-error", "ignore"], 2, "--on-error ignore: neither fail nor skip"),
     *((["--batch_sizes", text], 2, f"--batch_sizes {text}: not a list") for text in
       ("0", "1,,16", "1,", "1 16", "-1", "x", "016")),
 ])
