@@ -492,7 +492,9 @@ def test_two_runs_in_one_work_directory(inputs, whole_run, tmp_path):
     folder = place(inputs, tmp_path / "place")
     first = start(RUN_ALL, folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (folder / "work/.lock").exists() and (folder / "work/.lock").read_text())
+    first.send_signal(signal.SIGSTOP)  # it would end too soon
     second = finish(RUN_ALL, folder, status=4)
+    first.send_signal(signal.SIGCONT)
     assert re.fullmatch(f"run_all.sh: {folder}/work: {in_use(first)}", last_line(second)), second.err
     first.wait()
     assert content(folder / "work", *WRITTEN) == whole_run[1]
@@ -506,7 +508,9 @@ def test_two_of_one_stage_in_one_folder(stage, lock, what, inputs, undisturbed, 
     command, patterns = STAGES[stage]
     first = start(command, folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (folder / lock).exists() and (folder / lock).read_text())
+    first.send_signal(signal.SIGSTOP)  # it would end too soon
     second = finish(command, folder, status=4)
+    first.send_signal(signal.SIGCONT)
     assert re.fullmatch(rf"{stage}.py: {what.format(folder)}: {in_use(first)}", last_line(second)), second.err
     assert first.wait() == 0
     assert content(folder, *patterns) == undisturbed(stage)[1]
