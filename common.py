@@ -280,4 +280,8 @@ def run(main):
     finally:
         held.clear()
     say(f"{program}: {' '.join(message.split())}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is full or gone, and Python would try again as it ends, with a message of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
