@@ -2,8 +2,8 @@
 """Turn a folder of images into raw tensors for the benchmark binary.
 
 Usage:    python3 img_preprocess.py SRC DST [--resize 333] [--crop 299]
-                  [--interpolation bilinear|bicubic] [--aipp] [--on-error fail|skip] [--share R/W] [--jobs N]
-                  [--verify N]
+                  [--interpolation bilinear|bicubic] [--aipp] [--on-error fail|skip] [--share R/W]
+                  [--limit N | --sample N [--seed 0]] [--jobs N] [--verify N]
 Example:  python3 img_preprocess.py /data/imagenet/val ./prep_dataset
           50000 tensors in ./prep_dataset (50000 made, 0 kept)
 
@@ -18,6 +18,9 @@ torchvision, EXIF rotation is not applied. --verify N proves it on N images draw
 
 With --aipp, for an om whose AIPP normalises on the chip (README 4): 299 x 299 x 3 uint8 (rows from
 the top; R, G, B of each pixel), no header, 268,203 bytes: what CenterCrop gives.
+
+--limit N takes the first N images in order of name, --sample N another N, drawn at random but the same for the same
+seed and names: for a quick look, in a folder of its own.
 
 --share R/W takes share R (from 0) of W: the images for which CRC-32 of NAME modulo W is R, whatever
 else is in the folder (README 5.2).
@@ -193,6 +196,18 @@ def find_images(src: Path) -> tuple:
     return dict(sorted(images.items())), bad
 
 
+def take_some(images: dict, bad: list, limit: int, sample: int, seed: int) -> tuple:
+    """The first `limit` or random `sample` of `images` and `bad`, as these; 0: all of them."""
+    names = sorted(images.keys() | {name for name, _, _ in bad})
+    if max(limit, sample) > len(names):
+        raise Failure(f"there are {len(names)} images, fewer than the {max(limit, sample)} asked for")
+    if sample:
+        names = random.Random(seed).sample(names, sample)
+    taken = set(names[:limit] if limit else names)
+    return ({name: image for name, image in images.items() if name in taken},
+            [image for image in bad if image[0] in taken])
+
+
 def take_share(images: dict, bad: list, share: tuple) -> tuple:
     """Those of `images` and `bad` that belong to share (r, w); raises Failure if there is none."""
     def ours(name):
@@ -332,6 +347,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", dest="on_error",
                         help=f"on bad images: exit with 3 (default), or list them in DST/{SKIPPED} and exit with 0")
     parser.add_argument("--share", type=share_of, default=(0, 1), metavar="R/W", help="only share R (from 0) of W")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N images")
+    some.add_argument("--sample", type=positive, default=0, metavar="N", help="only N images, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="for --sample (default: %(default)s)")
     parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)),
                         help="worker processes (default: the cores this process may use, here %(default)s)")
     parser.add_argument("--verify", type=positive, metavar="N",
@@ -363,7 +382,8 @@ def main() -> int:
     args = parse_arguments()
     if not args.src.is_dir():
         raise Failure(f"{args.src}: no such folder")
-    images, bad = take_share(*find_images(args.src), args.share)
+    images, bad = take_some(*find_images(args.src), args.limit, args.sample, args.seed)
+    images, bad = take_share(images, bad, args.share)
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
               "dtype": "uint8", "layout": "HWC"}
     if not args.aipp:

@@ -4,6 +4,7 @@
 # Usage:    bash run_all.sh [--weights F --datasets_path D] [--batch_sizes 1,16] [--workdir work]
 #                           [--resize 333] [--aipp] [--on-error fail|skip] [--sweep] [--soc_version CHIP]
 #                           [--device_ids 0] [--engine benchmark|ais_bench|host]
+#                           [--labels F [--synsets MAP]] [--limit N | --sample N [--seed 0]]
 # Example:  bash run_all.sh
 #               everything, on shipped photos with demo weights that know nothing of ImageNet
 #           bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
@@ -12,6 +13,10 @@
 #   --weights F         checkpoint, or an .onnx that xception_pth2onnx.py made elsewhere
 #   --datasets_path D   the labelled images
 #   --batch_sizes LIST  one om and one run for each, comma-separated (default 1,16)
+#   --labels F          where the classes are told, if not in D's val_label.txt or class folders: see labels.py --help
+#   --synsets MAP       which of ImageNet's synsets is which class, for --labels or class folders that need it
+#   --limit N           a quick look at the first N images, in a folder of its own in the work directory
+#   --sample N          the same, with N images drawn at random (--seed S: another draw)
 #   --workdir DIR       for all that is written (default work); the same command again goes on there
 #   --resize N          short side before the crop, pixels: 333 as the weights' author, 342 as the ModelZoo port
 #   --aipp              uint8 tensors, a quarter of the size, normalised on the chip (README 4)
@@ -31,7 +36,7 @@ suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
 weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine=''
-score='' on_error=fail
+score='' on_error=fail labels='' synsets='' some=() look=''
 # several machines or processes: torchrun's variables, Slurm's, Open MPI's (README 5.2)
 rank=${RANK:-${SLURM_PROCID:-${OMPI_COMM_WORLD_RANK:-0}}}
 world=${WORLD_SIZE:-${SLURM_NTASKS:-${OMPI_COMM_WORLD_SIZE:-1}}}
@@ -112,6 +117,10 @@ parse_arguments() {
       --workdir) workdir=$2 ;;
       --resize) resize=$2 ;;
       --on-error) on_error=$2 ;;
+      --labels) labels=$2 ;;
+      --synsets) synsets=$2 ;;
+      --limit | --sample) look+=${1#--}$2 some+=("$1=$2") ;;
+      --seed) look+=_seed$2 some+=("$1=$2") ;;
       --soc_version) soc_version=$2 ;;
       --device_ids) device_ids=$2 ;;
       --engine) engine=$2 ;;
@@ -120,6 +129,9 @@ parse_arguments() {
     shift 2
   done
   batch_sizes=${batch_sizes:-${sweep:+1,4,8,16,32}} batch_sizes=${batch_sizes:-1,16}
+  [[ -z $look || $look =~ ^(limit[1-9][0-9]*|sample[1-9][0-9]*(_seed[0-9]+)?)$ ]] ||
+    die 2 "${some[*]}: neither --limit N nor --sample N --seed S"
+  [[ -z $look || $world$score == 1 ]] || die 2 "${some[*]}: a quick look is for one process"
   [[ $on_error == fail || $on_error == skip ]] || die 2 "--on-error $on_error: neither fail nor skip"
   [[ $batch_sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die 2 "--batch_sizes $batch_sizes: not a list such as 1,16"
 }
@@ -138,12 +150,17 @@ find_inputs() { # sets weights, images and labels to absolute paths; without arg
     weights=$(realpath "$weights")
   fi
   for root in "$datasets/imagenet" "$datasets"; do
-    if [[ -d $root/val && -s $root/val_label.txt ]]; then
-      images=$(realpath "$root/val") labels=$(realpath "$root/val_label.txt")
+    if [[ -d $root/val ]]; then
+      images=$(realpath "$root/val")
+      [[ -n $labels || ! -s $root/val_label.txt ]] || labels=$root/val_label.txt
+      [[ -n $labels || -z $(find "$images/" -mindepth 1 -maxdepth 1 -type d -print -quit) ]] || labels=$images
+      [[ -n $labels ]] || continue
+      [[ -e $labels ]] || die 3 "$labels: no such file; --labels tells the classes (see README 4)"
+      labels=$(realpath "$labels") synsets=${synsets:+$(realpath "$synsets")}
       return
     fi
   done
-  die 3 "$datasets: neither imagenet/val with imagenet/val_label.txt in it, nor val with val_label.txt (see README 4)"
+  die 3 "$datasets: neither imagenet/val with imagenet/val_label.txt in it, nor val with val_label.txt or class folders (README 4)"
 }
 
 find_tools() { # README 2 and 5: sets soc_version and device_ids where they were not given
@@ -231,8 +248,25 @@ compile_om() { # BATCH: README 3
 
 tensors() { # [--share=R/W]: README 4
   step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize" \
-    ${aipp:+--aipp} "--on-error=$on_error" "$@"
+    ${aipp:+--aipp} "--on-error=$on_error" "${some[@]}" "$@"
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
+}
+
+label_file() { # README 4: sets labels to a val_label.txt, where they are told in another way, or for some images
+  [[ $labels != */val_label.txt || -n $look ]] || return 0
+  step "4 Data set: labels" python3 "$suite/labels.py" "$labels" val_label.txt ${synsets:+"--synsets=$synsets"} \
+    ${look:+--of=./prep_dataset}
+  labels=$PWD/val_label.txt
+}
+
+quick_look() { # README 4: goes on in a folder of its own, with links to the model
+  local name
+  mkdir -p "$look"
+  cp commands.txt "$look"
+  cd "$look"
+  for name in ../demo.pth.tar ../xception.onnx ../xception_bs*.om; do
+    [[ ! -e $name ]] || ln -sf "$name" .
+  done
 }
 
 infer() { # BATCH OM_FOLDER OUT: README 5; with --sweep also on made-up data (README 7)
@@ -277,6 +311,7 @@ tables() { # BATCH...: what the run found
   python3 "$suite/throughput.py" "${records[@]}" "--soc_version=$soc_version" \
     ${sweep:+--csv=throughput.csv --pure "${pure[@]}"} >throughput.txt
   printf '\n== Accuracy, batch %s\n%s\n' "$1" "$(sed -n 2p throughput.txt)"
+  [[ -z $look ]] || printf 'A quick look at some of the images: %s\n' "${some[*]}"
   [[ -z $demo ]] || printf 'Demo weights, fitted to these photos: they know nothing of ImageNet.\n'
   cat "accuracy_bs$1.txt"
   printf '\n== '
@@ -336,9 +371,11 @@ main() {
     dumps=dumpShares
     for batch in "${batches[@]}"; do check_shares "$batch"; done
   else
+    [[ -z $look ]] || quick_look
     tensors
     for batch in "${batches[@]}"; do infer "$batch" . "result/dumpOutput_bs$batch"; done
   fi
+  label_file
   reference
   for batch in "${batches[@]}"; do
     accuracy "$batch" "$first"

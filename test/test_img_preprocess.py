@@ -133,6 +133,29 @@ def fake_module(folder, name, text):
     return {"PYTHONPATH": str(folder)}
 
 
+# ---- some of the images
+
+def test_a_sample_is_the_same_for_a_seed_and_another_for_another(prepare, tmp_path):
+    for number in range(12):
+        save(tmp_path / f"src/i{number:02}.png", size=(16, 16))
+    taken = {}
+    for words in (("--limit=5",), ("--sample=5",), ("--sample=5", "--seed=0"), ("--sample=5", "--seed=1")):
+        dst = "".join(words).strip("-")
+        assert prepare(*words, dst=dst)[0].startswith(f"5 tensors in {dst} ")
+        taken[words] = [name for name in content(tmp_path / dst) if name.endswith(".bin")]
+    first, sample, same, other = taken.values()
+    assert first == [f"i{number:02}.bin" for number in range(5)]
+    assert sample == same != other
+    assert prepare("--sample=13", dst="x", status=3)[1] == (
+        "img_preprocess.py: there are 12 images, fewer than the 13 asked for\n")
+
+
+def test_a_bad_image_outside_a_sample_does_not_matter(prepare, images, tmp_path):
+    (images / "zz.JPEG").write_text("404")
+    (images / "with space.JPEG").write_text("404")
+    assert prepare("--limit=3")[0] == "3 tensors in dst (3 made, 0 kept)\n"
+
+
 # ---- the bits
 
 @pytest.fixture(scope="module")

@@ -451,6 +451,42 @@ def test_bad_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
     assert "partial run: 1 of 20 labels have no dump and are not counted" in done.err
 
 
+def test_a_quick_look_has_a_folder_of_its_own(inputs, finished, run, work):
+    """The tensors and dumps of the whole set, made before, stay as they are; the om is used as it is."""
+    before = content(work)
+    done = run("--sample", "5", "--seed", "7")
+    assert done.status in (0, 1)
+    assert done.calls == [benchmark_call(1), benchmark_call(16)]
+    assert done.folders == {str(work / "sample5_seed7")}
+    assert "A quick look at some of the images: --sample=5 --seed=7" in tables(done)
+    assert re.search(r"^top-1 .* / 5\) ", tables(done), re.MULTILINE)
+    names = {path.stem for path in (work / "sample5_seed7/prep_dataset").glob("*.bin")}
+    assert len(names) == 5
+    after = content(work)
+    assert {name: after[name] for name in before} == before
+    again = run("--sample=5", "--seed=7")
+    assert "5 tensors in prep_dataset (0 made, 5 kept)" in again.out
+    assert run("--limit", "3").folders == {str(work / "limit3")}
+    assert sorted(path.stem for path in (work / "limit3/prep_dataset").glob("*.bin")) == sorted(
+        path.stem for path in (work / "prep_dataset").glob("*.bin"))[:3]
+
+
+def test_labels_from_class_folders_or_a_csv_give_the_same_scores(inputs, finished, tmp_path, run):
+    rows = [line.split() for line in inputs.labels.read_text().splitlines()]
+    for name, label in rows:
+        (tmp_path / f"D/val/{label}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"D/val/{label}" / name).symlink_to(PHOTOS / "val" / name)
+    (tmp_path / "labels.csv").write_text("image,class\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    done = run("--datasets_path", tmp_path / "D", "--labels", tmp_path / "labels.csv")
+    assert done.status == 0, done.err
+    assert (tmp_path / "work/val_label.txt").read_text() == "".join(f"{n} {k}\n" for n, k in sorted(rows))
+    assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
+    done = run("--datasets_path", tmp_path / "D")
+    assert (done.status, failed_step(done)) == (3, "4 Data set: labels")  # numbers whose order by name is another
+    (tmp_path / "D/val_label.txt").symlink_to(inputs.labels)
+    assert run("--datasets_path", tmp_path / "D").status == 0
+
+
 def test_an_engine_that_is_not_there_is_told_at_once(run, tmp_path):
     done = run("--engine=ais_bench")
     assert (done.status, done.calls) == (4, [])
@@ -689,6 +725,9 @@ def test_work_directory_with_a_plus_sign(run, tmp_path):
     (["--weights", "{data}", "--datasets_path", "{data}"], 3, "{data}: no such file"),
     (["--weights", "{onnx}", "--datasets_path", "{data}/imagenet/val"], 3, "{data}/imagenet/val: neither imagenet/val"),
     (["--weights", "{onnx}", "--datasets_path", "no"], 3, "no: neither imagenet/val"),
+    (["--limit", "x"], 2, "--limit=x: neither --limit N nor --sample N"),
+    (["--limit", "5", "--sample", "5"], 2, "--limit=5 --sample=5: neither"), (["--seed", "1"], 2, "--seed=1: neither"),
+    (["--weights", "{onnx}", "--datasets_path", "{data}", "--labels", "no"], 3, "no: no such file; --labels"),
     (["--on-error", "ignore"], 2, "--on-error ignore: neither fail nor skip"),
     *((["--batch_sizes", text], 2, f"--batch_sizes {text}: not a list") for text in
       ("0", "1,,16", "1,", "1 16", "-1", "x", "016")),

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Write val_label.txt from whatever tells the classes of a data set.
+
+Usage:    python3 labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--of BINS]
+Example:  python3 labels.py /data/imagenette/val val_label.txt --synsets LOC_synset_mapping.txt
+          3925 labels in val_label.txt, 10 classes, from class folders
+
+SOURCE is recognised by what is in it:
+  lines "NAME CLASS"     val_label.txt itself
+  a folder               of class folders, DIR/CLASS/IMAGE; classes count from 0 in order of the folders' names, as
+                         torchvision's ImageFolder counts them (--folders number: the name is the class id)
+  CSV                    a column of image names, and one of class ids or synsets; Kaggle's LOC_val_solution.csv
+  a number in each line  ILSVRC2012_validation_ground_truth.txt of ImageNet's development kit, whose classes have
+                         an order of their own, 1 to 1000: needs MAP
+MAP tells which synset (n01440764) is which class: the kit's meta.mat (read by scipy) or map_clsloc.txt, or
+LOC_synset_mapping.txt or synset_words.txt, a line for each synset. Class ids are the synsets' places in sorted order,
+from 0, as in all of ImageNet's usual networks.
+
+--of BINS keeps only the images that have a .bin in that folder.
+
+OUT.txt: text, a line "NAME CLASS" for each image in order of name, class ids from 0.
+"""
+import argparse
+import csv
+import os
+import re
+from pathlib import Path
+
+from common import Failure, lines, listing, run, size_of, write
+
+SYNSET = re.compile(r"n\d{8}")
+IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # as img_preprocess.py
+MAT_LIMIT = 64 << 20  # bytes; the kit's meta.mat has about a million
+
+
+def read_synsets(path: Path) -> tuple:
+    """({synset: class id}, {number in the development kit: class id}, empty without numbers) of a MAP."""
+    if path.suffix == ".mat":
+        numbers = read_meta_mat(path)
+    else:
+        rows = [line.split() for _, line in lines(path) if line.strip()]
+        numbers = {row[0]: int(row[1]) if re.fullmatch(r"[0-9]{1,4}", " ".join(row[1:2])) else None for row in rows}
+        if not rows or len(numbers) < len(rows) or not all(SYNSET.fullmatch(name) for name in numbers):
+            raise Failure(f"{path}: not a list of synsets, \"n01440764 tench\" in each line, each once")
+    ids = {name: place for place, name in enumerate(sorted(numbers))}
+    numbered = None not in numbers.values() and sorted(numbers.values()) == list(range(1, len(numbers) + 1))
+    return ids, {number: ids[name] for name, number in numbers.items()} if numbered else {}
+
+
+def read_meta_mat(path: Path) -> dict:
+    """{synset: number} of the leaves in the development kit's meta.mat."""
+    if size_of(path) > MAT_LIMIT:
+        raise Failure(f"{path}: too large for ImageNet's meta.mat")
+    try:
+        from scipy.io import loadmat
+
+        table = loadmat(path, squeeze_me=True)["synsets"]
+        return {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in table if int(row["num_children"]) == 0}
+    except ImportError as error:
+        raise Failure(f"{path}: needs scipy to be read (pip install scipy); map_clsloc.txt does not", 4) from error
+    except Exception as error:  # any: a damaged file makes loadmat raise nearly every type
+        raise Failure(f"{path}: not ImageNet's meta.mat ({type(error).__name__})") from error
+
+
+def class_of(text: str, place: str, synsets: dict) -> int:
+    """The id of a class that is written as a number or a synset; `place` for the message."""
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    if text in synsets:
+        return synsets[text]
+    if SYNSET.fullmatch(text):
+        raise Failure(f"{place}: {text}: " + ("not in --synsets" if synsets else "give --synsets, for instance "
+                                              "LOC_synset_mapping.txt, which tells its class id"))
+    raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset")
+
+
+def from_folders(source: Path, synsets: dict, folders: str) -> dict:
+    """{image: class id} of class folders."""
+    names = sorted(entry.name for entry in source.iterdir() if entry.is_dir())
+    if synsets:
+        ids = {name: class_of(name, str(source), synsets) for name in names}
+    elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:
+        raise Failure(f"{source}: {len(names)} synsets of ImageNet's {IMAGENET_CLASSES}: give --synsets, "
+                      "LOC_synset_mapping.txt for instance, which tells their class ids")
+    elif folders == "number":
+        ids = {name: class_of(name, str(source), {}) for name in names}
+    elif folders is None and all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+        raise Failure(f"{source}: folders named by numbers, whose order by name is another ({listing(names)}): was the "
+                      "network trained with --folders sorted (ImageFolder: by name), or with --folders number?")
+    else:
+        ids = {name: place for place, name in enumerate(names)}
+    found = {}
+    for name in names:
+        for image in sorted(os.listdir(source / name)):
+            if Path(image).suffix.lower() in SUFFIXES:
+                if image in found:
+                    raise Failure(f"{source}: {image} is in two class folders: rename one")
+                found[image] = ids[name]
+    return found
+
+
+def from_numbers(source: Path, numbers: list, devkit: dict) -> dict:
+    """{image: class id} of ImageNet's ground-truth file, a number of the development kit for each image in order."""
+    if len(numbers) != IMAGENET_IMAGES:
+        raise Failure(f"{source}: {len(numbers)} numbers; ImageNet's ground-truth file has {IMAGENET_IMAGES}")
+    if not devkit:
+        raise Failure(f"{source}: ImageNet's ground truth, in the development kit's own order of classes: give "
+                      "--synsets meta.mat or map_clsloc.txt of the kit")
+    wrong = next((place for place, number in enumerate(numbers) if number not in devkit), None)
+    if wrong is not None:
+        raise Failure(f"{source}:{wrong + 1}: {numbers[wrong]} is no class of --synsets (1 to {len(devkit)})")
+    return {f"ILSVRC2012_val_{place + 1:08}.JPEG": devkit[number] for place, number in enumerate(numbers)}
+
+
+def from_csv(source: Path, rows: list, synsets: dict) -> dict:
+    """{image: class id} of CSV rows, [(line number, text)]: a name in the first column, a class in the second."""
+    found = {}
+    for number, fields in zip((number for number, _ in rows), csv.reader(text for _, text in rows)):
+        if len(fields) < 2:
+            raise Failure(f"{source}:{number}: not \"image,class\"")
+        words = fields[1].split() or [""]  # Kaggle's solution: the synset, then boxes
+        name = os.path.basename(fields[0].strip())
+        if number == 1 and not SYNSET.fullmatch(words[0]) and not words[0].isdecimal():
+            continue  # the header
+        if not name or name in found:
+            raise Failure(f"{source}:{number}: " + (f"{name} comes twice" if name else "an image without name"))
+        found[name] = class_of(words[0], f"{source}:{number}", synsets)
+    return found
+
+
+def from_pairs(source: Path, rows: list, synsets: dict) -> dict:
+    """{image: class id} of lines "NAME CLASS", [(line number, text)]."""
+    found = {}
+    for number, text in rows:
+        fields = text.split()
+        if len(fields) != 2:
+            raise Failure(f"{source}:{number}: {text[:80]!r} is not \"NAME CLASS\"")
+        if fields[0] in found:
+            raise Failure(f"{source}:{number}: {fields[0]} comes twice")
+        found[fields[0]] = class_of(fields[1], f"{source}:{number}", synsets)
+    return found
+
+
+def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
+    """({image: class id}, what SOURCE is) ; raises Failure naming the line that will not do."""
+    if source.is_dir():
+        return from_folders(source, synsets[0], folders), "class folders"
+    rows = [(number, line) for number, line in lines(source) if line.strip()]
+    if not rows:
+        raise Failure(f"{source}: nothing in it")
+    if all(re.fullmatch(r"\s*[0-9]{1,9}\s*", text) for _, text in rows):
+        return from_numbers(source, [int(text) for _, text in rows], synsets[1]), "ImageNet's ground truth"
+    if "," in rows[0][1]:
+        return from_csv(source, rows, synsets[0]), "CSV"
+    return from_pairs(source, rows, synsets[0]), "lines of name and class"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SOURCE", type=Path)
+    parser.add_argument("out", metavar="OUT.txt", type=Path)
+    parser.add_argument("--synsets", metavar="MAP", type=Path, help="which synset is which class")
+    parser.add_argument("--folders", choices=("sorted", "number"), help="what the names of class folders tell")
+    parser.add_argument("--of", metavar="BINS", type=Path, help="only images that have a .bin in this folder")
+    args = parser.parse_args()
+
+    labels, kind = read_source(args.source, read_synsets(args.synsets) if args.synsets else ({}, {}), args.folders)
+    if args.of:
+        taken = {name[:-len(".bin")] for name in os.listdir(args.of) if name.endswith(".bin")}
+        labels = {name: label for name, label in labels.items() if name.split(".")[0] in taken}
+    if not labels:
+        raise Failure(f"{args.source}: no image in it{f' that has a .bin in {args.of}' if args.of else ''}")
+    blank = [name for name in labels if name.split() != [name]]
+    if blank:
+        raise Failure(f"{args.source}: names with white space: {listing(blank)}: rename them")
+    write(args.out, "".join(f"{name} {label}\n" for name, label in sorted(labels.items())))
+    print(f"{len(labels)} labels in {args.out}, {len(set(labels.values()))} classes, from {kind}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
