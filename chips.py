@@ -48,6 +48,8 @@ def parse(text: str) -> list:
             first = columns
         elif first is not None and columns[0] and columns[0][0].isdigit():
             device = columns[0][1] if len(columns[0]) > 1 else str(len(chips))
+            if not device.isdecimal():
+                raise ValueError(device)
             chips.append({
                 "device": int(device), "card": int(first[0][0]), "chip": int(columns[0][0]), "name": first[0][1],
                 "health": first[1][0], "aicore": int(columns[2][0]), "processes": 0,

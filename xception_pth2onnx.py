@@ -99,8 +99,8 @@ def load_checkpoint(path: Path) -> tuple:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wants = re.search(r"GLOBAL \S+|Unsupported [^.\n]*|.+", str(error)).group()  # not torch's advice to allow it
-        raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors ({wants})") from error
+        wants = re.findall(r"GLOBAL \S+|Unsupported [^.\n]*", str(error)) + [type(error).__name__]
+        raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors ({wants[0]})") from error
     except Exception as error:  # any: torch raises nearly every type on a damaged file
         raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {error})"[:300]
                       ) from error

@@ -162,6 +162,7 @@ FINDINGS = [  # (target, input): once not handled; tried in every run
     ("input_shape", b"image:" + b"9" * 5000),
     ("info", b"9" * 5000 + b" a.bin 299 299\n"),
     ("om_header", b"[" * 100_000),
+    ("npu_smi", NPU_SMI.replace(b"| 0       0 ", b"| 0       -1 ")),
 ]
 
 

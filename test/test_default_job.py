@@ -196,7 +196,7 @@ def test_readme_has_the_guides_sections_and_published_figures():
     text = (SUITE / "README.md").read_text()
     assert re.findall(r"^## (\d)\. (\w+)", text, re.MULTILINE) == [
         ("1", "Model"), ("2", "Environment"), ("3", "Conversion"), ("4", "Data"), ("5", "Offline"),
-        ("6", "Accuracy"), ("7", "Performance")]
+        ("6", "Accuracy"), ("7", "Performance"), ("8", "When")]
     for figure in ("78.892", "94.292", "78.35", "94.31", "78.8 ", "94.33", "203a36dce3e49d45e5d742efbad5ba65",
                    "158.623", "182.215", "203.357", "198.865", "164.302", "7b9718b", "1610.02357"):
         assert figure in text, figure
