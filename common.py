@@ -8,6 +8,7 @@ Runs on the NPU host: plain Python 3.8, nothing to install.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -137,6 +138,16 @@ def size_of(path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise Failure(f"{path}: not a regular file")
     return status.st_size
+
+
+def hash_of(path, kind="sha256") -> str:
+    """Hex digest of a file of any size."""
+    size_of(path)
+    digest = hashlib.new(kind)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read(path, limit: int) -> bytes:

@@ -42,6 +42,7 @@ from common import (
     Failure,
     end_with_parent,
     free_space,
+    hash_of,
     hold,
     lines,
     listing,
@@ -63,15 +64,6 @@ WORK = Path("result")
 PATIENCE = 1800  # seconds; loading a large om takes some minutes, a batch less than a second
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 LOG_LIMIT = 1 << 30  # bytes of what a tool prints or notes
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file of any size."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # --- the tools: all that differs between them -----------------------------------------------------------------------
@@ -398,8 +390,8 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     samples = read_info(Path(args.info))
     manifest = Path(os.path.dirname(samples[0][1]), "manifest.json")
     fresh = {"engine": engine, "batch_size": args.batch_size, "images": len(samples), "complete": False, "rates": {},
-             "made_from": {"om": sha256(args.om), "info": sha256(Path(args.info)), "engine": engine,
-                           "tensors": sha256(manifest) if manifest.exists() else None}}
+             "made_from": {"om": hash_of(args.om), "info": hash_of(Path(args.info)), "engine": engine,
+                           "tensors": hash_of(manifest) if manifest.exists() else None}}
     owner = hashlib.sha256(f"{fresh['made_from']} {args.out}".encode()).hexdigest()
     record = load_record(record_path, fresh)
     if record is fresh:
@@ -429,7 +421,7 @@ def run_pure(args, engine: str, record_path: Path) -> int:
     """Time the om on made-up data, on one device."""
     device = args.device_ids[0]
     record = {"engine": engine, "batch_size": args.batch_size, "round": args.round, "complete": True,
-              "made_from": {"om": sha256(args.om), "engine": engine, "round": args.round}}
+              "made_from": {"om": hash_of(args.om), "engine": engine, "round": args.round}}
     if load_record(record_path, record) is not record:
         print(f"{record_path}: timed before, kept")
         return 0

@@ -22,6 +22,7 @@
 #   --aipp              uint8 tensors, a quarter of the size, normalised on the chip (README 4)
 #   --on-error skip     leave bad images out, with a list of them (default: fail, when the good ones are done)
 #   --sweep             the table of README 7: batch sizes 1,4,8,16,32, data set and pure inference, and a CSV
+#   --check             only look whether this run could start: a line for each thing that it needs, with the cure
 #   --score             score what several ranks have made (README 5.2)
 #   --soc_version CHIP  for atc (default: what npu-smi says; where there is none, Ascend310)
 #   --device_ids LIST   chips to run on at the same time, e.g. 0,1,2,3 (default: the first healthy one)
@@ -35,8 +36,8 @@ set -euo pipefail
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
-weights='' datasets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' soc_version='' device_ids='' engine=''
-score='' on_error=fail labels='' synsets='' some=() look=''
+weights='' datasets='' images='' labels='' synsets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' score=''
+soc_version='' device_ids='' engine='' on_error=fail some=() look='' check=''
 # several machines or processes: torchrun's variables, Slurm's, Open MPI's (README 5.2)
 rank=${RANK:-${SLURM_PROCID:-${OMPI_COMM_WORLD_RANK:-0}}}
 world=${WORLD_SIZE:-${SLURM_NTASKS:-${OMPI_COMM_WORLD_SIZE:-1}}}
@@ -107,6 +108,7 @@ parse_arguments() {
       --aipp) aipp=yes && shift && continue ;;
       --sweep) sweep=yes && shift && continue ;;
       --score) score=yes && shift && continue ;;
+      --check) check=yes && shift && continue ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     esac
     [[ -n ${2:-} ]] || die 2 "$1: unknown, or without its value (see --help)"
@@ -183,6 +185,22 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
   soc_version=${soc_version:-Ascend310} device_ids=${device_ids:-0}
 }
 
+check() { # README 8: finds inputs and tools as a run does, but goes on after a failure
+  local said status=0
+  if said=$(find_inputs 2>&1); then find_inputs; else printf 'NO  inputs: %s\n' "${said#run_all.sh: }" && status=3; fi
+  if said=$(find_tools 2>&1); then
+    printf 'ok  tools: %s\n' "$(sed -n 's/^env.sh: //p' <<<"$said")"
+    find_tools 2>/dev/null
+  else
+    printf 'NO  tools: %s\n' "$(tr '\n' ' ' <<<"$said")" && status=4
+    source "$suite/env.sh" 2>/dev/null
+  fi
+  [[ ! -d $suite/.venv/bin ]] || PATH=$suite/.venv/bin:$PATH
+  python3 "$suite/check.py" "--weights=$weights" "--images=$images" "--labels=$labels" "--workdir=$workdir" \
+    "--batch_sizes=$batch_sizes" ${aipp:+--aipp} "--engine=${ATC_ENGINE:-host}" || status=$?
+  return "$status"
+}
+
 set_up_python() { # .venv with requirements.txt, unless there is no .venv and python3 has what this run needs
   local venv=$suite/.venv modules=(numpy PIL tqdm) options=()
   if [[ $ATC_ENGINE == cann ]]; then
@@ -223,8 +241,8 @@ model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weigh
 
 made_of() { # COMMAND FILE...: a text that says what was done, and the sha256 of each file (faster than sha256sum)
   printf '# %s\n' "$1"
-  PYTHONPATH=$suite python3 -c 'import sys; from infer import sha256
-for name in sys.argv[1:]: print(sha256(name), "", name)' "${@:2}"
+  PYTHONPATH=$suite python3 -c 'import sys; from common import hash_of
+for name in sys.argv[1:]: print(hash_of(name), "", name)' "${@:2}"
 }
 
 compile_om() { # BATCH: README 3
@@ -343,6 +361,10 @@ main() {
   trap 'stop 129' HUP
   trap 'stop 130' INT
   trap 'stop 143' TERM
+  if [[ -n $check ]]; then
+    check
+    return
+  fi
   find_inputs
   find_tools
   set_up_python

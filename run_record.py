@@ -22,8 +22,8 @@ import platform
 import sys
 from pathlib import Path
 
-from common import Failure, read_json, run, write
-from infer import is_ascend, sha256
+from common import Failure, hash_of, read_json, run, write
+from infer import is_ascend
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "PIL", "cv2", "torch", "onnx", "openvino")
@@ -58,14 +58,14 @@ def describe_om(path: Path, onnx: str) -> dict:
     Raises Failure if a host om is not of the ONNX file with sha256 `onnx`.
     """
     if is_ascend(path):
-        return {"sha256": sha256(path), "precision": "atc's default, force_fp16"}
+        return {"sha256": hash_of(path), "precision": "atc's default, force_fp16"}
     sys.path.insert(1, str(HERE / "host"))
     import om
 
     header = om.load(path)[0]
     if header["onnx_sha256"] != onnx:
         raise Failure(f"{path}: compiled from another ONNX file: compile it again")
-    return {"sha256": sha256(path), "precision": header["precision"]}
+    return {"sha256": hash_of(path), "precision": header["precision"]}
 
 
 def shares_of(batch: str) -> list:
@@ -104,11 +104,11 @@ def main() -> int:
                for batch in batches}
     commands = [*(f"commands_{rank}.txt" for rank in range(len(shares))), "commands.txt"]
     accuracy = {batch: read_step(Path(f"result_bs{batch}.json"))["value"] for batch in batches}
-    onnx = sha256(args.onnx)
+    onnx = hash_of(args.onnx)
     record = {
         "commands": [line for name in commands for line in Path(name).read_text().splitlines()],
         "versions": versions(),
-        "weights": {"file": str(args.weights), "sha256": sha256(args.weights)},
+        "weights": {"file": str(args.weights), "sha256": hash_of(args.weights)},
         "onnx": {"file": str(args.onnx), "sha256": onnx},
         "om": {batch: describe_om(Path(f"xception_bs{batch}.om"), onnx) for batch in batches},
         "data_set": data_set,

@@ -27,7 +27,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from common import Failure, import_openvino, listing, run, say, size_of, write
+from common import Failure, hash_of, import_openvino, listing, run, say, write
 
 PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
 PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
@@ -39,12 +39,7 @@ HERE = Path(__file__).resolve().parent
 
 def provenance(checkpoint: Path) -> dict:
     """What decides the ONNX file's content, as strings: {name: value} for its metadata_props."""
-    size_of(checkpoint)
-    md5 = hashlib.md5()
-    with open(checkpoint, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            md5.update(block)
-    digest = md5.hexdigest()
+    digest = hash_of(checkpoint, "md5")
     if checkpoint.name == PUBLISHED_NAME and digest != PUBLISHED_MD5:
         raise Failure(
             f"{checkpoint}: md5 is {digest}, the published file's is {PUBLISHED_MD5}: damaged or another file; "

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Look whether all that a run needs is there, before it is started: a line for each, with the cure.
+
+Usage:    python3 check.py [--weights F] [--images DIR] [--labels F] [--workdir work] [--batch_sizes 1,16] [--aipp]
+                           [--engine cann|host]
+Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
+          ok  tools: CANN is on PATH already (/usr/local/Ascend/.../bin/atc)
+          ok  python: 3.11.2, with numpy 2.4.6, Pillow 13.0.0, tqdm 4.70.0
+          NO  weights: xception-c0a72b38.pth.tar: md5 is 0c8a..., the published file's is 203a...: fetch it again
+          ok  data set: 50000 images, each with its label
+          ok  chips: device 0: Ascend310, health OK
+          NO  disk: 54.8 GB needed in /work, 31.0 GB free: make room, or name another --workdir
+          ok  CPU: 8 cores, AVX-512 without bf16
+
+Without --weights: of the demo. It reads and computes hashes, and writes nothing. run_all.sh --check calls it with
+what it has found.
+
+Exit 0: the run could start; 3: something is missing, marked NO.
+"""
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import chips
+from common import Failure, free_space, hash_of, listing, run
+
+# bytes: a float32 and a uint8 tensor, a dump, a checkpoint, ONNX or om (README 4, 5.2 and 3)
+TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
+OLDEST = (3, 8)
+PACKAGES = {"numpy": "numpy", "PIL": "Pillow", "tqdm": "tqdm", "cv2": "opencv-python", "torch": "torch",
+            "torchvision": "torchvision", "onnx": "onnx", "openvino": "openvino"}
+
+
+def check_python(args) -> str:
+    """What is installed of what the run imports; raises Failure."""
+    from importlib import metadata
+    from importlib.util import find_spec
+
+    if sys.version_info < OLDEST:
+        raise Failure(f"{sys.version.split()[0]}: 3.8 or later is needed")
+    needed = ["numpy", "PIL", "tqdm"]
+    needed += ["onnx", "openvino"] if args.engine == "host" else []
+    needed += [] if args.weights and args.weights.suffix == ".onnx" else ["torch", "onnx", "openvino"]
+    needed += [] if args.weights else ["torchvision"]
+    missing = [PACKAGES[name] for name in dict.fromkeys(needed) if find_spec(name) is None]
+    found = [PACKAGES[name] for name in dict.fromkeys([*needed, "cv2"]) if find_spec(name) is not None]
+    if missing:
+        raise Failure(f"{', '.join(missing)} missing: run_all.sh installs requirements.txt into .venv, which needs "
+                      "network and 6 GB; without network see README 2")
+    texts = []
+    for name in found:
+        try:
+            texts.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:  # from the system, under another name
+            texts.append(name)
+    return f"{sys.version.split()[0]}, with {', '.join(texts)}"
+
+
+def check_weights(args) -> str:
+    """Whether the weights are there, and the published ones whole."""
+    from xception_pth2onnx import PUBLISHED_MD5, PUBLISHED_NAME
+
+    if not args.weights:
+        return "demo weights, made from the photos (they know nothing of ImageNet)"
+    if not args.weights.is_file():
+        raise Failure(f"{args.weights}: no such file; README 1 tells where the published weights come from")
+    md5 = hash_of(args.weights, "md5")
+    if args.weights.name == PUBLISHED_NAME and md5 != PUBLISHED_MD5:
+        raise Failure(f"{args.weights}: md5 is {md5}, the published file's is {PUBLISHED_MD5}: fetch it again")
+    return f"{args.weights}, md5 {md5}{', as published' if md5 == PUBLISHED_MD5 else ''}"
+
+
+def count_images(args) -> dict:
+    """The images of the data set, as img_preprocess.py finds them."""
+    from img_preprocess import find_images
+
+    images, bad = find_images(args.images)
+    if bad:
+        raise Failure(f"{len(bad)} images cannot be taken: {listing(f'{path}: {reason}' for _, path, reason in bad)} "
+                      "(--on-error skip leaves them out)")
+    return images
+
+
+def check_data_set(args) -> str:
+    """Whether each image has its label, and each label its image."""
+    from imagenet_acc_eval import read_labels
+
+    if not args.images:
+        raise Failure("not found, see above")
+    images = count_images(args)
+    if not args.labels or not args.labels.is_file() or args.labels.name != "val_label.txt":
+        return f"{len(images)} images; labels.py is to make their labels from {args.labels}"
+    labels = read_labels(args.labels)
+    unlabelled, gone = sorted(images.keys() - labels.keys()), sorted(labels.keys() - images.keys())
+    if unlabelled:
+        raise Failure(f"{len(unlabelled)} of {len(images)} images have no label in {args.labels}: "
+                      f"{listing(unlabelled)}")
+    if gone:
+        raise Failure(f"{len(gone)} of {len(labels)} labels have no image in {args.images}: {listing(gone)}")
+    return f"{len(images)} images, each with its label"
+
+
+def check_chips(_) -> str:
+    """The chips that npu-smi tells of."""
+    good = chips.healthy(chips.find())
+    return "; ".join(f"device {chip['device']}: Ascend{chip['name']}, health OK"
+                     + (", BUSY: its rates would be too low" if chips.is_busy(chip) else "") for chip in good)
+
+
+def check_disk(args) -> str:
+    """Whether what the run is to write fits on the disk of the work directory."""
+    if not args.images:
+        raise Failure("not known without the data set")
+    batches = len(args.batch_sizes.split(","))
+    tensor = TENSOR_UINT8 if args.aipp else TENSOR
+    images = len(count_images(args))
+    needed = images * (tensor + batches * DUMP) + (batches + 1 + (not args.weights)) * MODEL
+    there = sum(entry.stat().st_size for name in (".", "prep_dataset") for entry in os.scandir(args.workdir / name)
+                if entry.is_file()) if (args.workdir / "prep_dataset").is_dir() else 0
+    folder = args.workdir
+    while not folder.is_dir():
+        folder = folder.absolute().parent
+    free = free_space(folder)
+    text = f"{needed / 1e9:.1f} GB needed in {args.workdir}, {free / 1e9:.1f} GB free"
+    text += f", {there / 1e9:.1f} GB there already" if there else ""
+    if free + there < needed:
+        raise Failure(f"{text}: make room, or name another --workdir{'' if args.aipp else '; --aipp needs a quarter'}")
+    return text
+
+
+def check_cpu(_) -> str:
+    """What the host engine would compute with."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    kind = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "ARM" if "asimd" in flags else "no AVX2"
+    bf16 = "with" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "without"
+    return f"{len(os.sched_getaffinity(0))} cores, {kind} {bf16} bf16"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=lambda text: Path(text) if text else None, help="empty: the demo's")
+    parser.add_argument("--images", type=lambda text: Path(text) if text else None)
+    parser.add_argument("--labels", type=lambda text: Path(text) if text else None)
+    parser.add_argument("--workdir", type=Path, default=Path("work"))
+    parser.add_argument("--batch_sizes", default="1,16")
+    parser.add_argument("--aipp", action="store_true")
+    parser.add_argument("--engine", choices=("cann", "host"), default="host")
+    args = parser.parse_args()
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", args.batch_sizes):
+        parser.error(f"--batch_sizes {args.batch_sizes}: not a list such as 1,16")
+
+    checks = {"python": check_python, "weights": check_weights, "data set": check_data_set, "disk": check_disk}
+    checks.update({"chips": check_chips} if args.engine == "cann" else {"CPU": check_cpu})
+    missing = 0
+    for name, check in checks.items():
+        try:
+            print(f"ok  {name}: {check(args)}")
+        except (Failure, OSError) as error:
+            print(f"NO  {name}: {error}")
+            missing += 1
+    return 3 if missing else 0
+
+
+if __name__ == "__main__":
+    run(main)
