@@ -2,7 +2,8 @@
 
 Exit status: 0 done; 1 a figure missed its limit (accuracy gate, ONNX against PyTorch);
 2 usage; 3 bad input data; 4 environment (tool, disk, permission); 130 / 143 interrupted.
-`--debug` on any command line adds the trace to the line that tells a failure.
+On any command line `--debug` adds the trace to the line that tells a failure, `--quiet` leaves out progress,
+`--version` prints the suite's version.
 Runs on the NPU host: plain Python 3.8, nothing to install.
 """
 import contextlib
@@ -23,7 +24,9 @@ JSON_LIMIT = 64 << 20  # bytes of a record or manifest; real ones have some thou
 LINE_LIMIT = 10_000  # bytes of a line: an info file's has a path of at most 4,096
 LINES_LIMIT = 2_000_000  # of an info or label file: forty times ImageNet's; the lists made of them take 0.5 GB
 held = []  # lock files, open until this process ends
-debug = False  # whether --debug was given
+debug = quiet = False  # whether --debug and --quiet were given
+VERSION = "0.6"
+SPEAK_EVERY = 30.0  # seconds between two lines of progress, where stderr is no terminal
 
 
 class Failure(Exception):
@@ -204,6 +207,25 @@ def say(message):
 
 
 @contextlib.contextmanager
+def progress(total: int, unit: str):
+    """Yield advance(count=1): how far `total` is, on stderr: a bar on a terminal, else a line now and then."""
+    from tqdm import tqdm
+
+    began = said = time.monotonic()
+    done = 0
+    with tqdm(total=total, unit=unit, disable=True if quiet else None) as bar:  # None: unless stderr is no terminal
+        def advance(count=1):
+            nonlocal done, said
+            done += count
+            bar.update(count)
+            now = time.monotonic()
+            if bar.disable and not quiet and now - said >= SPEAK_EVERY and 0 < done < total:
+                said, rate = now, done / (now - began)
+                say(f"{done} of {total} {unit}, {rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left")
+        yield advance
+
+
+@contextlib.contextmanager
 def workers(count: int, initializer):
     """A ProcessPoolExecutor; after an error or an interrupt its processes are ended at once."""
     from concurrent.futures import ProcessPoolExecutor
@@ -266,9 +288,12 @@ def interrupt(number, _):
 
 def run(main):
     """Call main() and exit with its status; whatever goes wrong becomes one line on stderr."""
-    global debug  # noqa: PLW0603 (one command line for one process)
-    debug = "--debug" in sys.argv[1:]
-    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    global debug, quiet  # noqa: PLW0603 (one command line for one process)
+    debug, quiet = "--debug" in sys.argv[1:], "--quiet" in sys.argv[1:] or "RUN_ALL_QUIET" in os.environ
+    if "--version" in sys.argv[1:]:
+        print(VERSION)
+        sys.exit(0)
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("--debug", "--quiet")]
     if os.environ.get("RUN_ALL_PID") == str(os.getppid()):
         end_with_parent()  # a step of run_all.sh
     signal.signal(signal.SIGINT, interrupt)  # ignored from birth in a script's background job

@@ -36,9 +36,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from common import Failure, lines, listing, read, read_json, run, say, start_worker, workers, write
+from common import Failure, lines, listing, progress, read, read_json, run, say, start_worker, workers, write
 
 TOP = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
@@ -207,11 +206,11 @@ def score(dumps: dict, labels: dict) -> tuple:
             ranks = map(rank_chunk, chunks)
         else:
             ranks = stack.enter_context(workers(min(jobs, len(chunks)), start_worker)).map(rank_chunk, chunks)
-        with tqdm(total=len(pairs), unit="dump", disable=None) as bar:  # None: a bar only on a terminal
-            for found, classes_found in ranks:
-                best.append(classes_found)
-                places += np.bincount(np.minimum(found, TOP + 1) - 1, minlength=TOP + 1)
-                bar.update(len(found))
+        advance = stack.enter_context(progress(len(pairs), "dumps"))
+        for found, classes_found in ranks:
+            best.append(classes_found)
+            places += np.bincount(np.minimum(found, TOP + 1) - 1, minlength=TOP + 1)
+            advance(len(found))
     return np.cumsum(places[:min(TOP, classes)]).tolist(), classes, np.concatenate(best)
 
 

@@ -48,7 +48,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from common import (
     Failure,
@@ -56,6 +55,7 @@ from common import (
     hold,
     listing,
     printable,
+    progress,
     read_json,
     replacing,
     run,
@@ -280,9 +280,10 @@ def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) ->
     bad = []
     jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
     try:
-        with workers(jobs, start_decoder) as executor:
+        with workers(jobs, start_decoder) as executor, progress(len(tasks), "images") as advance:
             results = executor.map(functools.partial(make_bin, dst=dst, recipe=recipe), tasks, chunksize=CHUNK)
-            for result in tqdm(results, total=len(tasks), unit="img", disable=None):  # None: only on a terminal
+            for result in results:
+                advance()
                 if result is not None:
                     bad.append(result)
     except BrokenProcessPool as error:

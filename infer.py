@@ -47,6 +47,7 @@ from common import (
     lines,
     listing,
     located,
+    progress,
     read,
     read_json,
     run,
@@ -219,10 +220,10 @@ def cores_of(position: int, count: int) -> str:
     return ",".join(map(str, cores[position::count] or [cores[position % len(cores)]]))
 
 
-def relay(process, log: Path, prefix: str, errors: list, heard: dict):
+def relay(process, log: Path, prefix: str, errors: list, heard: dict, done: dict):
     """Copy a tool's output to its log, and to stdout but for its line for each batch; what goes wrong, to `errors`.
 
-    heard[log] is the time of the last line.
+    heard[log] is the time of the last line, done[log] the number of samples that the tool has told of.
     """
     place = log
     try:
@@ -232,7 +233,10 @@ def relay(process, log: Path, prefix: str, errors: list, heard: dict):
                 place = log
                 file.write(line)
                 place = Path("standard output")
-                if b"curSampleNum" not in line:
+                sample = re.search(rb"curSampleNum is ([0-9]{1,9})", line)
+                if sample:
+                    done[log] = int(sample.group(1))
+                else:
                     print(prefix + line.decode(errors="replace"), end="", flush=True)
     except OSError as error:
         errors.append(located(error, place, 0))
@@ -246,14 +250,14 @@ def silent_for(device: int, heard: float) -> float:
     return time.time() - heard
 
 
-def run_tools(engine: str, commands: dict, logs: dict, patience: int) -> dict:
+def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int = 0) -> dict:
     """Run one command for each device at the same time; {device: how it ended, None if well}.
 
     A tool that is silent for `patience` seconds is ended: after some errors the real one waits for ever. No process
-    outlives this one's end.
+    outlives this one's end. `total` is the number of samples, for the progress; the stand-in shows its own.
     """
-    running, relays, errors, stuck = {}, [], [], set()
-    heard = dict.fromkeys(logs.values(), time.time())
+    running, relays, errors, stuck, shown = {}, [], [], set(), 0
+    heard, done, stack = dict.fromkeys(logs.values(), time.time()), {}, contextlib.ExitStack()
     try:
         for position, (device, command) in enumerate(commands.items()):
             say("$ " + " ".join(shlex.quote(word) for word in command))
@@ -263,20 +267,26 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int) -> dict:
                                                preexec_fn=end_with_parent)  # noqa: PLW1509 (no thread has begun)
         for device, process in running.items():
             prefix = f"device {device}: " if len(commands) > 1 else ""
-            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors, heard)))
+            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors, heard, done)))
             relays[-1].start()
-        while any(thread.is_alive() for thread in relays):
-            next(thread for thread in relays if thread.is_alive()).join(1)
-            for device, process in running.items():
-                if process.poll() is None and silent_for(device, heard[logs[device]]) > patience:
-                    stuck.add(device)
-                    process.kill()
+        advance = stack.enter_context(progress(total, "images")) if total and engine != "host" else None
+        for thread in relays:
+            while thread.is_alive():
+                thread.join(1)
+                if advance:
+                    advance(sum(done.values()) - shown)
+                    shown = sum(done.values())
+                for device, process in running.items():
+                    if process.poll() is None and silent_for(device, heard[logs[device]]) > patience:
+                        stuck.add(device)
+                        process.kill()
         if errors:
             raise errors[0]
         statuses = {device: process.wait() for device, process in running.items()}
         return {device: f"was ended after {patience} s without a word or a dump" if device in stuck else
                 f"ended with status {status}" if status else None for device, status in statuses.items()}
     finally:
+        stack.close()
         for process in running.values():
             if process.poll() is None:
                 process.kill()
@@ -355,7 +365,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     logs = {device: WORK / f"{engine}_bs{args.batch_size}_device{device}.log" for device in shares}
     started = time.monotonic()
     record["commands"] = [" ".join(map(shlex.quote, command)) for command in commands.values()]
-    endings = run_tools(engine, commands, logs, args.patience)
+    endings = run_tools(engine, commands, logs, args.patience, len(todo))
     seconds = time.monotonic() - started
     collect(args.out, {stem(path) for _, path, _, _ in todo}, list(shares), owner)
 

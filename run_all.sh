@@ -23,6 +23,7 @@
 #   --on-error skip     leave bad images out, with a list of them (default: fail, when the good ones are done)
 #   --sweep             the table of README 7: batch sizes 1,4,8,16,32, data set and pure inference, and a CSV
 #   --check             only look whether this run could start: a line for each thing that it needs, with the cure
+#   --quiet             neither commands nor progress, only what the steps find
 #   --score             score what several ranks have made (README 5.2)
 #   --soc_version CHIP  for atc (default: what npu-smi says; where there is none, Ascend310)
 #   --device_ids LIST   chips to run on at the same time, e.g. 0,1,2,3 (default: the first healthy one)
@@ -90,7 +91,7 @@ banner() { # TITLE COMMAND...: what runs, so that it can be copied; kept for run
     [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word=$(printf '%q' "$word")
     line+=" $word"
   done
-  printf '\n== %s\n$%s\n' "$1" "$line" >&2
+  [[ -n ${RUN_ALL_QUIET:-} ]] || printf '\n== %s\n$%s\n' "$1" "$line" >&2
   printf '%s\n' "${line# }" >>"$commands" || die 4 "$workdir/$commands: cannot be written (is the disk full?)"
 }
 
@@ -109,6 +110,8 @@ parse_arguments() {
       --sweep) sweep=yes && shift && continue ;;
       --score) score=yes && shift && continue ;;
       --check) check=yes && shift && continue ;;
+      --quiet) export RUN_ALL_QUIET=yes && shift && continue ;;
+      --version) sed -n 's/^VERSION = "\(.*\)"/\1/p' "$suite/common.py" && exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     esac
     [[ -n ${2:-} ]] || die 2 "$1: unknown, or without its value (see --help)"

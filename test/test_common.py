@@ -2,10 +2,13 @@
 import errno
 import fcntl
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -237,6 +240,47 @@ def test_standard_output_that_is_full_or_gone(tmp_path):
                               env={**os.environ, "PYTHONPATH": str(SUITE)})
     assert done.returncode == 4
     assert done.stderr == "step.py: standard output: No space left on device\n"
+
+
+PROGRESS = """common.SPEAK_EVERY = 0.2
+with progress(10, "images") as advance:
+    for _ in range(10):
+        time.sleep(0.1)
+        advance()"""
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(tmp_path):
+    status, out, err = python(PROGRESS, tmp_path)
+    assert (status, out) == (0, "")
+    assert 2 <= len(err.splitlines()) <= 5
+    for line in err.splitlines():
+        assert re.fullmatch(r"[1-9] of 10 images, \d+\.\d images/s, [01] s left", line)
+
+
+def test_quiet_is_quiet(tmp_path, monkeypatch):
+    assert python(PROGRESS, tmp_path, "--quiet") == (0, "", "")
+    monkeypatch.setenv("RUN_ALL_QUIET", "yes")
+    assert python(PROGRESS, tmp_path) == (0, "", "")
+
+
+def test_progress_on_a_terminal_is_a_bar_with_rate_and_time_left(tmp_path):
+    python("pass", tmp_path)
+    (tmp_path / "step.py").write_text((tmp_path / "step.py").read_text().replace("    pass\n", "".join(
+        f"    {line}\n" for line in PROGRESS.splitlines())))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    done = subprocess.run([sys.executable, tmp_path / "step.py"], stderr=theirs, stdout=subprocess.DEVNULL, check=False,
+                          env={**os.environ, "PYTHONPATH": str(SUITE)})
+    shown = os.read(ours, 100_000).decode()
+    assert done.returncode == 0
+    assert re.search(r"50%\|.*5/10 \[00:00<00:00, .*images/s\]", shown)
+    assert "left" not in shown
+
+
+def test_version(tmp_path):
+    assert python("print('not reached')", tmp_path, "--version") == (0, f"{common.VERSION}\n", "")
+    done = subprocess.run(["bash", SUITE / "run_all.sh", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{common.VERSION}\n"
 
 
 def test_names_that_are_no_utf8_can_be_printed(tmp_path):

@@ -487,6 +487,13 @@ def test_labels_from_class_folders_or_a_csv_give_the_same_scores(inputs, finishe
     assert run("--datasets_path", tmp_path / "D").status == 0
 
 
+def test_quiet_leaves_out_commands_and_progress(finished, run, work):
+    done = run("--quiet")
+    assert done.status == 0
+    assert "$ " not in done.err
+    assert tables(done) == tables(finished)
+
+
 def test_check_tells_what_is_there_and_starts_nothing(inputs, run, tmp_path):
     done = run("--check", "--aipp", FAKE_CANN_NPU_SMI="310")
     assert done.status == 0, done.out + done.err
