@@ -261,6 +261,14 @@ def listing(names, limit=3):
     return ", ".join(names[:limit]) + more
 
 
+def positive(text: str) -> int:
+    """For argparse: a whole number above zero."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def explain(error: Exception) -> tuple:
     """(message, exit status) of whatever ended a script."""
     if isinstance(error, Failure):

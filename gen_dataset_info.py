@@ -21,7 +21,7 @@ import argparse
 import os
 from pathlib import Path
 
-from common import Failure, read_json, run, size_of, write
+from common import Failure, positive, read_json, run, size_of, write
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
@@ -97,13 +97,6 @@ def list_jpegs(folder: str) -> list:
         except Exception as error:  # any: Pillow raises nearly every type on a damaged file
             raise Failure(f"{path}: not a readable JPEG ({error or type(error).__name__})") from error
     return rows
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def main() -> int:

@@ -54,6 +54,7 @@ from common import (
     free_space,
     hold,
     listing,
+    positive,
     printable,
     progress,
     read_json,
@@ -316,13 +317,6 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
         if different:
             raise Failure(f"{dst / name}.bin: {different} of {expected.size} values differ from torchvision's", 1)
     print(f"{len(drawn)} of {len(images)} tensors compared with torchvision: every bit equal")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def share_of(text: str) -> tuple:

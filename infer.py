@@ -47,6 +47,7 @@ from common import (
     lines,
     listing,
     located,
+    positive,
     progress,
     read,
     read_json,
@@ -449,13 +450,6 @@ def run_pure(args, engine: str, record_path: Path) -> int:
     record.update(rates={str(device): {"interface": rate}}, device=device_name(engine, log))
     save_record(record_path, record)
     return 0
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def device_list(text: str) -> list:
