@@ -15,6 +15,7 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -235,6 +236,8 @@ def workers(count: int, initializer):
         try:
             yield executor
         except BaseException:
+            # Python's own thread that looks after the workers fails where work was cancelled before they ended
+            threading.excepthook = lambda _: None
             for process in active_children():
                 process.kill()
             raise

@@ -279,9 +279,12 @@ def interrupt(process, sent):
     return out, err
 
 
-def catches(pid: int) -> bool:
+def catches(process) -> bool:
     """Whether a process has a handler for SIGTERM, which Python has not by itself: then it is past its imports."""
-    caught = re.search(r"^SigCgt:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    folder = Path(f"/proc/{process.pid}")
+    if os.fsencode(process.args[-1]) not in (folder / "cmdline").read_bytes():
+        return False  # still a copy of this one, with its handlers
+    caught = re.search(r"^SigCgt:\t(\w+)$", (folder / "status").read_text(), re.MULTILINE)
     return bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
 
 
@@ -292,7 +295,7 @@ def test_an_interrupted_stage_stops_at_once_and_cleans_up(stage, sent, inputs, u
     expected = undisturbed(stage, LONG)[1]
     folder = place(inputs, tmp_path / "place")
     process = start(command, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for(lambda: catches(process.pid))
+    wait_for(lambda: catches(process))
     if isinstance(sign, float):
         time.sleep(sign)
     else:

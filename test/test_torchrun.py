@@ -129,8 +129,10 @@ def check_record(work, single):
     assert record["data_set"]["count"] == single["data_set"]["count"] == 20
     assert len(set(record["data_set"]["listing_sha256"])) == 4
     for batch in ("1", "16"):
-        # nodes of two ranks, which run on devices 0 and 1
-        assert [list(share["rates"]) for share in record["inference"][batch]] == [["0"], ["1"]] * 2
+        # nodes of two ranks, which run on devices 0 and 1; rank 2, ended by its launcher when rank 3 was killed, may
+        # have had all its dumps of a batch size but not yet their rate
+        devices = [list(share["rates"]) for share in record["inference"][batch]]
+        assert devices in ([["0"], ["1"], ["0"], ["1"]], [["0"], ["1"], [], ["1"]])
         assert sum(share["images"] for share in record["inference"][batch]) == 20
     shares = [command.split()[-1] for command in record["commands"] if "img_preprocess.py" in command]
     assert shares == [f"--share={rank}/4" for rank in range(4)]
