@@ -3,6 +3,7 @@
 
 Usage:    python3 imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json
                   [--reference TOP1,TOP5 [--max-drop 1.0]] [--same-as OTHER.json] [--beside OTHER_DIR] [--allow-missing]
+                  [--details OUT.csv]
 Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt ./ result.json \\
               --reference 78.892,94.292
           top-1   78.35 % (39175 / 50000)   reference  78.892 %   95 % interval 77.99 to 78.71 %
@@ -20,12 +21,16 @@ The rank of the true class is 1 plus the number of classes with a higher value, 
 same value and a lower id. OUT_DIR/result.json: one line of JSON, no newline at its end,
 with the title, "Number of images", "Number of classes" and "Top1 accuracy" to "Top5
 accuracy", all values strings, percent rounded to two places.
+OUT.csv: text, a header, then a line for each image in order of name: image, label, rank (1: top-1), probability (of
+the true class, softmax over all classes), class1, probability1 to class5, probability5. Class ids are the dump's: with
+1001 classes, those with the background.
 
 Exit 0: scored, and the gate (if asked for) is met; 1: it is not; 3: the dumps or labels are
 not fit to be scored, named on stderr.
 """
 import argparse
 import contextlib
+import csv
 import functools
 import json
 import math
@@ -37,7 +42,20 @@ from pathlib import Path
 
 import numpy as np
 
-from common import Failure, lines, listing, progress, read, read_json, run, say, start_worker, workers, write
+from common import (
+    Failure,
+    lines,
+    listing,
+    progress,
+    read,
+    read_json,
+    replacing,
+    run,
+    say,
+    start_worker,
+    workers,
+    write,
+)
 
 TOP = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
@@ -125,7 +143,10 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
     perfs = sorted(folder.parent.glob(f"perf_*_device_{device.group(1)}.txt"), key=os.path.getmtime) if device else []
     latency = re.search(rb"\[e2e\] [^\n]*latency: ([0-9.e+]+)", read(perfs[-1], DUMP_LIMIT)) if perfs else None
     if latency:
-        began = os.path.getmtime(perfs[-1]) - float(latency.group(1)) / 1000 - PERF_CLOCK
+        try:
+            began = os.path.getmtime(perfs[-1]) - float(latency.group(1)) / 1000 - PERF_CLOCK
+        except ValueError as error:
+            raise Failure(f"{perfs[-1]}: no latency in its [e2e] line: damaged: run the benchmark again") from error
         stale = [path for path in dumps.values() if os.path.getmtime(path) < began]
         if stale:
             raise Failure(f"{len(stale)} dumps are older than the run that {perfs[-1]} tells of: {listing(stale)}: "
@@ -166,8 +187,17 @@ def rank(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 1 + np.count_nonzero(before, axis=1)
 
 
+def highest(values: np.ndarray, count: int) -> np.ndarray:
+    """Ids (N, count) of the classes with the highest of `values` (N, classes), highest first; ties to lower ids."""
+    values, found = values.copy(), []
+    for _ in range(count):
+        found.append(values.argmax(axis=1))
+        np.put_along_axis(values, found[-1][:, np.newaxis], -np.inf, axis=1)
+    return np.stack(found, axis=1)
+
+
 def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
-    """(rank(), class of the highest value) of `chunk`, a list of (path, label).
+    """(rank (N,), top classes (N, up to 5), their probabilities, the true class's) of `chunk`, a list of (path, label).
 
     Raises Failure, naming a dump that is unlike `first`'s `classes`.
     """
@@ -184,13 +214,18 @@ def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
     if not np.isfinite(table).all():
         for path, _ in chunk:
             read_dump(path)  # names it
-    return rank(table, np.array([label for _, label in chunk])), table.argmax(axis=1)
+    labels = np.array([label for _, label in chunk])
+    top = highest(table, min(TOP, classes))
+    powers = np.exp(table - np.take_along_axis(table, top[:, :1], axis=1))  # softmax, without overflow
+    powers /= powers.sum(axis=1, keepdims=True)
+    return (rank(table, labels), top, np.take_along_axis(powers, top, axis=1),
+            np.take_along_axis(powers, labels[:, np.newaxis], axis=1))
 
 
 def score(dumps: dict, labels: dict) -> tuple:
-    """Rank every image's true class. Returns (counts, classes, best): counts[k] images have it among the first k + 1.
+    """Rank every image's true class: (counts, classes, details).
 
-    `best` is the class of each dump's highest value, an int array.
+    counts[k] images have it among the first k + 1; `details` are rank_dumps' arrays, of all images.
     """
     first = next(iter(dumps.values()))
     classes = len(read_dump(first))
@@ -199,7 +234,7 @@ def score(dumps: dict, labels: dict) -> tuple:
     pairs = [(path, labels[image] + (classes == BACKGROUND_CLASSES)) for image, path in dumps.items()]
     step = max(1, min(CHUNK, CHUNK_VALUES // classes))
     chunks = [pairs[i:i + step] for i in range(0, len(pairs), step)]
-    places, best = np.zeros(TOP + 1, dtype=np.int64), []
+    parts = []
     with contextlib.ExitStack() as stack:
         rank_chunk, jobs = functools.partial(rank_dumps, first=first, classes=classes), len(os.sched_getaffinity(0))
         if len(chunks) == 1:
@@ -207,11 +242,11 @@ def score(dumps: dict, labels: dict) -> tuple:
         else:
             ranks = stack.enter_context(workers(min(jobs, len(chunks)), start_worker)).map(rank_chunk, chunks)
         advance = stack.enter_context(progress(len(pairs), "dumps"))
-        for found, classes_found in ranks:
-            best.append(classes_found)
-            places += np.bincount(np.minimum(found, TOP + 1) - 1, minlength=TOP + 1)
-            advance(len(found))
-    return np.cumsum(places[:min(TOP, classes)]).tolist(), classes, np.concatenate(best)
+        for part in ranks:
+            parts.append(part)
+            advance(len(part[0]))
+    details = [np.concatenate(arrays) for arrays in zip(*parts)]
+    return [int(np.count_nonzero(details[0] <= k)) for k in range(1, min(TOP, classes) + 1)], classes, details
 
 
 def wilson(count: int, total: int) -> tuple:
@@ -228,6 +263,18 @@ def result_text(counts: list, total: int, classes: int) -> str:
     for k, count in enumerate(counts, 1):
         rows.append({"key": f"Top{k} accuracy", "value": f"{round(100 * (count / total), 2)}%"})
     return json.dumps({"title": "Overall statistical evaluation", "value": rows})
+
+
+def write_details(path: Path, images: list, labels: list, details: list):
+    """OUT.csv, see the head of this file; `details` as score() returns them."""
+    ranks, top, chances, own = details
+    with replacing(path) as part, open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "label", "rank", "probability",
+                         *(f"{what}{k}" for k in range(1, top.shape[1] + 1) for what in ("class", "probability"))])
+        for row in sorted(zip(images, labels, ranks.tolist(), own[:, 0].tolist(), top.tolist(), chances.tolist())):
+            writer.writerow([*row[:3], f"{row[3]:.6g}",
+                             *(value for found, chance in zip(*row[4:]) for value in (found, f"{chance:.6g}"))])
 
 
 def print_table(counts: list, total: int, reference: dict):
@@ -284,8 +331,8 @@ def reordered(best: np.ndarray, own: np.ndarray, classes: int) -> np.ndarray:
     return result
 
 
-def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> bool:
-    """Print the verdict; True if no accuracy drops from its reference by `max_drop` points or more."""
+def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> tuple:
+    """(whether no accuracy drops from its reference by `max_drop` points or more, the verdict as a list of lines)."""
     phrases, met, undecided = [], True, []
     for k, expected in reference.items():
         drop = expected - Fraction(100 * counts[k - 1], total)  # exact: 77.892 is not a binary fraction
@@ -297,12 +344,12 @@ def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> bool:
         low, high = wilson(counts[k - 1], total)
         if low < expected - max_drop < high:
             undecided.append(f"top-{k}")
-    print(f"{'PASSED' if met else 'FAILED'}: {', '.join(phrases)}; "
-          f"a drop of less than {float(max_drop)} is allowed")
+    verdict = [f"{'PASSED' if met else 'FAILED'}: {', '.join(phrases)}; "
+               f"a drop of less than {float(max_drop)} is allowed"]
     if undecided:
-        print(f"{total} images are too few to be sure of it: the limit lies inside the 95 % interval of "
-              f"{' and '.join(undecided)}")
-    return met
+        verdict.append(f"{total} images are too few to be sure of it: the limit lies inside the 95 % interval of "
+                       f"{' and '.join(undecided)}")
+    return met, verdict
 
 
 def largest_difference(text: str, other: Path) -> float:
@@ -388,6 +435,8 @@ def main() -> int:
                         help=f"fail unless this earlier result (of another batch size) is within {AGREEMENT} points")
     parser.add_argument("--beside", type=Path, metavar="OTHER_DIR",
                         help="print how far the values are from another run's dumps of the same images")
+    parser.add_argument("--details", type=Path, metavar="OUT.csv",
+                        help="write what was answered to each image, for report.py and spreadsheets")
     parser.add_argument("--allow-missing", action="store_true", help="score a partial run: labels may lack their dump")
     args = parser.parse_args()
 
@@ -396,20 +445,25 @@ def main() -> int:
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
     match(dumps, labels, args.allow_missing)
     check_age(args.dumps, dumps, args.allow_missing)
-    counts, classes, best = score(dumps, labels)
+    counts, classes, details = score(dumps, labels)
+    own = [labels[image] + (classes == BACKGROUND_CLASSES) for image in dumps]
     if classes < TOP and args.reference:
         raise Failure(f"{args.dumps}: {classes} classes have no top-5 to hold against --reference")
     text = result_text(counts, len(dumps), classes)
     difference = largest_difference(text, args.same_as) if args.same_as else 0.0  # before OTHER.json is overwritten
     comparison = beside(dumps, args.beside) if args.beside else None
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.details:
+        write_details(args.details, list(dumps), own, details)
     write(args.out / args.name, text)
     print_table(counts, len(dumps), args.reference)
     max_drop = MAX_DROP if args.max_drop is None else args.max_drop
-    met = gate(counts, len(dumps), args.reference, max_drop) if args.reference else True
+    met, verdict = gate(counts, len(dumps), args.reference, max_drop) if args.reference else (True, [])
+    for line in verdict:
+        print(line)
     same = agrees(difference, args.same_as) if args.same_as else True
-    own = np.array([labels[image] for image in dumps]) + (classes == BACKGROUND_CLASSES)
-    for line in doubts(counts, classes, best, own, os.path.splitext(next(iter(dumps.values())))[1]):
+    suffix = os.path.splitext(next(iter(dumps.values())))[1]
+    for line in doubts(counts, classes, details[1][:, 0], np.array(own), suffix):
         print(line)
     if args.beside:
         print(comparison)

@@ -15,8 +15,8 @@ Several devices get equal shares of INFO and run at the same time.
 OUT: a folder with one dump for each line of INFO, as the tool writes it: NAME_1.txt (benchmark) or NAME_0.txt
 (ais_bench). None is short, NaN or infinite. A run that failed or was killed goes on where it stopped.
 OUT.json (alone with --round: pure inference on made-up data): what was run and how fast, read by
-throughput.py: {engine, device, batch_size, images, commands, rates: {device id: {interface, images}}, e2e,
-complete, made_from}; rates in images/s.
+throughput.py: {engine, device, batch_size, images, commands, rates: {device id: {interface, images, stages}}, e2e,
+complete, made_from}; rates in images/s, stages in ms an image as the benchmark tells them ({} from ais_bench).
 The tools work below ./result, their output is kept in ./result/*.log.
 
 Exit 4 if a tool failed, left out dumps, told no rate or got stuck: its device is named, the others finish.
@@ -143,12 +143,15 @@ def text_of(path: Path) -> str:
 
 
 def read_rates(engine: str, device: int, batch_size: int, log: Path, pure: bool, om: Path) -> tuple:
-    """(Interface throughputRate, e2e rate or None), images/s, as the tool tells them; raises ValueError if not."""
+    """(Interface throughputRate, e2e rate or None), images/s, and {stage: ms an image}, as the tool tells them.
+
+    Raises ValueError if it does not.
+    """
     if engine == "ais_bench":
         found = re.findall(rf"throughput [^\n]*: {RATE}\s*$", text_of(log), re.MULTILINE)
         if not found:
             raise ValueError(f"no throughput in {log}")
-        return float(found[-1]), None
+        return float(found[-1]), None, {}
     path = WORK / (f"PureInfer_perf_of_{om.stem}_in_device_{device}.txt" if pure else
                    f"perf_vision_batchsize_{batch_size}_device_{device}.txt")
     text = text_of(path) if path.exists() else ""
@@ -156,7 +159,11 @@ def read_rates(engine: str, device: int, batch_size: int, log: Path, pure: bool,
     if not interface:
         raise ValueError(f"no Interface throughputRate in {path}")
     e2e = re.search(rf"\[e2e\] throughputRate: {RATE}", text)
-    return float(interface.group(1)), float(e2e.group(1)) if e2e else None
+    stages = {}
+    for stage, latency in re.findall(rf"\[([a-z ]+)\] throughputRate: .*\bmodule[A-Za-z]+: {RATE}", text):
+        per_image = float(latency) / (batch_size if stage == "post" else 1)  # post's is of a batch
+        stages["infer" if stage == "inference" else stage] = per_image  # some releases write it out
+    return float(interface.group(1)), float(e2e.group(1)) if e2e else None, stages
 
 
 def clear(device: int, batch_size: int, om: Path):
@@ -376,7 +383,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
         if problem:
             problems.append(f"device {device}: {problem}")
         else:
-            record["rates"][str(device)] = {"interface": rates[0], "images": len(share)}
+            record["rates"][str(device)] = {"interface": rates[0], "images": len(share), "stages": rates[2]}
             record["e2e"] = rates[1] if rates[1] and len(shares) == 1 else len(todo) / seconds
             clean_up(device)
     record["device"] = device_name(engine, next(iter(logs.values())))
@@ -442,7 +449,7 @@ def run_pure(args, engine: str, record_path: Path) -> int:
     command = pure_command(engine, args.om, device, args.batch_size, args.round)
     ending = run_tools(engine, {device: command}, {device: log}, args.patience)[device]
     try:
-        rate, _ = read_rates(engine, device, args.batch_size, log, True, args.om)
+        rate, *_ = read_rates(engine, device, args.batch_size, log, True, args.om)
     except ValueError as error:
         raise Failure(f"device {device}: {error}", 4) from error
     if ending:

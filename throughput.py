@@ -102,6 +102,15 @@ def print_table(table: list, records: list, with_pure: bool):
             print(f"batch {record['batch_size']}: {', '.join(parts)}: together {interface(record):g}")
 
 
+def device_line(records: list, soc_version: str) -> str:
+    """What the records were measured on: the chip and the tool, or that it was none."""
+    engines = sorted({record["engine"] for record in records})
+    devices = sorted({device.split(", ")[-1] for record in records for device in record["rates"]}, key=int)
+    if engines == ["host"]:
+        return records[0].get("device", "host")
+    return f"{soc_version}, device {','.join(devices)} ({', '.join(engines)})"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,10 +126,7 @@ def main() -> int:
     pure = {record["batch_size"]: record for record in map(read_record, args.pure)}
     table = rows(records, pure, args.soc_version)
     print("Throughput, images/s")
-    engines = sorted({record["engine"] for record in records})
-    devices = sorted({device.split(", ")[-1] for record in records for device in record["rates"]}, key=int)
-    print("Device: " + (records[0].get("device", "host") if engines == ["host"] else
-                         f"{args.soc_version}, device {','.join(devices)} ({', '.join(engines)})"))
+    print(f"Device: {device_line(records, args.soc_version)}")
     print_table(table, records, bool(pure))
     if args.csv:
         text = io.StringIO()

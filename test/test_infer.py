@@ -57,7 +57,7 @@ if "SILENT" not in os.environ:
     rate = 100 + int(device)
     (result / f"perf_vision_batchsize_{{flags['batch_size']}}_device_{{device}}.txt").write_text(
         f"[e2e] throughputRate: 50.5, latency: 1e+06\\n[infer] throughputRate: 9, Interface throughputRate: {{rate}}, "
-        "moduleLatency: 1\\n")
+        "moduleLatency: 1\\n[post] throughputRate: 2, moduleLatency: 8\\n")
 """
 
 
@@ -100,7 +100,7 @@ def test_one_chip_gets_the_info_file_itself(folder):
     assert f"$ ./{BINARY} {done.calls[0]}" in done.err.splitlines()
     assert dumps(folder) == EXPECTED
     assert "10 dumps in result/out (10 made, 0 kept)" in done.out
-    assert record(folder)["rates"] == {"0": {"interface": 100.0, "images": 10}}
+    assert record(folder)["rates"] == {"0": {"interface": 100.0, "images": 10, "stages": {"infer": 1.0, "post": 2.0}}}
     assert record(folder)["e2e"] == 50.5
     assert sorted(path.name for path in (folder / "result").iterdir()) == [
         "benchmark_bs4_device0.log", "device0.lock", "out", "out.json", "out.lock",
