@@ -2,6 +2,7 @@
 """Write val_label.txt from whatever tells the classes of a data set.
 
 Usage:    python3 labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--of BINS]
+                  [--names NAMES.txt]
 Example:  python3 labels.py /data/imagenette/val val_label.txt --synsets LOC_synset_mapping.txt
           3925 labels in val_label.txt, 10 classes, from class folders
 
@@ -17,6 +18,8 @@ LOC_synset_mapping.txt or synset_words.txt, a line for each synset. Class ids ar
 from 0, as in all of ImageNet's usual networks.
 
 --of BINS keeps only the images that have a .bin in that folder.
+--names NAMES.txt: also write the classes' names, for report.py: those of the class folders, a line for each class, from
+class 0. Any other SOURCE has none: no file then.
 
 OUT.txt: text, a line "NAME CLASS" for each image in order of name, class ids from 0.
 """
@@ -26,7 +29,7 @@ import os
 import re
 from pathlib import Path
 
-from common import Failure, lines, listing, run, size_of, write
+from common import Failure, lines, listing, printable, run, size_of, write
 
 SYNSET = re.compile(r"n\d{8}")
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
@@ -75,9 +78,14 @@ def class_of(text: str, place: str, synsets: dict) -> int:
     raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset")
 
 
+def class_folders(source: Path) -> list:
+    """The names of the class folders, in order of class."""
+    return sorted(entry.name for entry in source.iterdir() if entry.is_dir())
+
+
 def from_folders(source: Path, synsets: dict, folders: str) -> dict:
     """{image: class id} of class folders."""
-    names = sorted(entry.name for entry in source.iterdir() if entry.is_dir())
+    names = class_folders(source)
     if synsets:
         ids = {name: class_of(name, str(source), synsets) for name in names}
     elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:
@@ -164,6 +172,7 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT.txt", type=Path)
     parser.add_argument("--synsets", metavar="MAP", type=Path, help="which synset is which class")
     parser.add_argument("--folders", choices=("sorted", "number"), help="what the names of class folders tell")
+    parser.add_argument("--names", metavar="NAMES.txt", type=Path, help="write the names of class folders")
     parser.add_argument("--of", metavar="BINS", type=Path, help="only images that have a .bin in this folder")
     args = parser.parse_args()
 
@@ -176,6 +185,8 @@ def main() -> int:
     blank = [name for name in labels if name.split() != [name]]
     if blank:
         raise Failure(f"{args.source}: names with white space: {listing(blank)}: rename them")
+    if args.names and args.source.is_dir() and not args.synsets and args.folders != "number":
+        write(args.names, "".join(f"{printable(name)}\n" for name in class_folders(args.source)))
     write(args.out, "".join(f"{name} {label}\n" for name, label in sorted(labels.items())))
     print(f"{len(labels)} labels in {args.out}, {len(set(labels.values()))} classes, from {kind}")
     return 0

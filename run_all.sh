@@ -274,9 +274,10 @@ tensors() { # [--share=R/W]: README 4
 }
 
 label_file() { # README 4: sets labels to a val_label.txt, where they are told in another way, or for some images
+  rm -f classes.txt # of another data set
   [[ $labels != */val_label.txt || -n $look ]] || return 0
   step "4 Data set: labels" python3 "$suite/labels.py" "$labels" val_label.txt ${synsets:+"--synsets=$synsets"} \
-    ${look:+--of=./prep_dataset}
+    --names=classes.txt ${look:+--of=./prep_dataset}
   labels=$PWD/val_label.txt
 }
 
@@ -310,7 +311,7 @@ reference() { # README 6: sets reference; that of demo weights is what plain PyT
 accuracy() { # BATCH [FIRST BATCH]: README 6; a gate that is not met is remembered, so that the tables still come
   local command status=0
   command=(python3 "$suite/imagenet_acc_eval.py" "result/${dumps}_bs$1" "$labels" . "result_bs$1.json"
-    "--reference=$reference" --max-drop=1.0 ${2:+"--same-as=result_bs$2.json"})
+    "--reference=$reference" --max-drop=1.0 "--details=details_bs$1.csv" ${2:+"--same-as=result_bs$2.json"})
   [[ $on_error == fail ]] || command+=(--allow-missing)
   banner "6 Accuracy, batch $1" "${command[@]}"
   run "${command[@]}" >"accuracy_bs$1.txt" || status=$?
@@ -337,6 +338,13 @@ tables() { # BATCH...: what the run found
   cat "accuracy_bs$1.txt"
   printf '\n== '
   cat throughput.txt
+}
+
+show() { # README 7: report.html; a run without its packages is a run all the same
+  local status=0
+  rm -f report.html
+  run python3 "$suite/report.py" . || status=$?
+  ((status == 0)) || printf 'run_all.sh: no report.html, for the reason above; the figures are whole\n' >&2
 }
 
 work_share() { # BATCH...: README 5.2: one rank's share of the images, on device LOCAL_RANK
@@ -407,8 +415,10 @@ main() {
     first=${batches[0]}
   done
   step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
-    "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference" ${score:+--score}
+    "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference" ${score:+--score} \
+    ${demo:+--demo} ${look:+"--quick_look=${some[*]}"}
   tables "${batches[@]}"
+  show
   return "$verdict"
 }
 

@@ -2,7 +2,7 @@
 """Put on record what a finished run of run_all.sh was made of: run.json in the work directory.
 
 Usage:    python3 run_record.py --weights F --onnx F --batch_sizes 1,16 --soc_version CHIP --reference T1,T5
-                  [--score]
+                  [--score] [--demo] [--quick_look TEXT]
 Example:  python3 run_record.py --weights demo.pth.tar --onnx xception.onnx --batch_sizes 1,16 \\
               --soc_version Ascend310 --reference 78.892,94.292
           run.json: what ran, with sha256 of weights, ONNX and 2 oms
@@ -13,7 +13,7 @@ Run in the work directory. It reads what the steps left there, and computes noth
 run.json: {commands: [the command lines, in order; those of rank 0 first], versions, weights, onnx, om: {batch
 size: {sha256, precision}}, data_set: {source, count, listing_sha256: of each share}, recipe, soc_version,
 inference: {batch size: [the records of infer.py: devices, rates, its commands]}, reference, accuracy: {batch
-size: result.json's values}}.
+size: result.json's values}, demo, quick_look}.
 """
 import argparse
 import importlib.util
@@ -95,6 +95,8 @@ def main() -> int:
     parser.add_argument("--soc_version", required=True)
     parser.add_argument("--reference", required=True, metavar="TOP1,TOP5")
     parser.add_argument("--score", action="store_true", help="of the shares of several ranks")
+    parser.add_argument("--demo", action="store_true", help="the weights are the demo's, so that no figure looks real")
+    parser.add_argument("--quick_look", default="", metavar="TEXT", help="which of the images were taken, if not all")
     args = parser.parse_args()
 
     batches = args.batch_sizes.split(",")
@@ -106,6 +108,8 @@ def main() -> int:
     accuracy = {batch: read_step(Path(f"result_bs{batch}.json"))["value"] for batch in batches}
     onnx = hash_of(args.onnx)
     record = {
+        "demo": args.demo,
+        "quick_look": args.quick_look,
         "commands": [line for name in commands for line in Path(name).read_text().splitlines()],
         "versions": versions(),
         "weights": {"file": str(args.weights), "sha256": hash_of(args.weights)},

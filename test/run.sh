@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests and linters; makes .venv with what is missing first.
+# All tests and linters; makes .venv with what is missing first, and where it is root on Debian or Ubuntu installs
+# chromium (else install it, or google-chrome, by hand).
 #
 # Usage:    bash test/run.sh [PYTEST ARGUMENT...]
 # Example:  bash test/run.sh                          everything, 15 to 20 minutes on two cores
@@ -18,6 +19,10 @@ if ! cat requirements.txt test/requirements.txt | cmp -s - .venv/test-requiremen
   cat requirements.txt test/requirements.txt >.venv/test-requirements.txt
 fi
 [[ ${1:-} != --setup ]] || exit 0
+if ((EUID == 0)) && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
+  echo "test/run.sh: installing chromium, in which the tests look at report.html" >&2
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } >&2
+fi
 PATH=$PWD/.venv/bin:$PATH
 export TMPDIR=$PWD/work/tmp # so that nothing is written outside this folder
 mkdir -p "$TMPDIR"

@@ -308,3 +308,23 @@ def test_a_step_ends_with_run_all_sh_even_if_that_is_killed(tmp_path):
             return
         time.sleep(0.01)
     pytest.fail("it lives on")
+
+
+SCRIPTS = sorted(str(path.relative_to(SUITE)) for path in [*SUITE.glob("*.py"), *(SUITE / "host").iterdir()]
+                 if path.is_file() and "\n    run(main)\n" in path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_at_once_with_usage_and_example(script, tmp_path):
+    """Without any package: none is imported before it is needed, but for numpy and Pillow, which the host has."""
+    for name in ("torch", "torchvision", "onnx", "openvino", "cv2", "matplotlib", "jinja2"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    done = subprocess.run([sys.executable, SUITE / script, "--help"], cwd=tmp_path, capture_output=True, text=True,
+                          check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert "Usage:" in done.stdout
+    assert "Example:" in done.stdout
+    assert done.stderr == ""
+
+
+def test_all_scripts_are_known():
+    assert len(SCRIPTS) >= 14

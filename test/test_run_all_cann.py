@@ -24,7 +24,7 @@ PHOTOS = SUITE / "test/data/imagenet"
 BENCHMARK = f"benchmark.{platform.machine()}"
 IMAGES = 20
 TOP1 = "0.8"  # share of the images that the fake benchmark gets right: 16, above the published 78.892 %
-NOT_ON_AN_NPU_HOST = ("torch", "torchvision", "openvino")
+NOT_ON_AN_NPU_HOST = ("torch", "torchvision", "openvino", "matplotlib")
 
 TITLES = [
     "work directory", "3 Conversion: ONNX to om, batch 1", "3 Conversion: ONNX to om, batch 16",
@@ -199,6 +199,32 @@ def test_verdict_and_tables(finished):
     assert printed[start + 1:] == ["Device: Ascend310, device 0 (benchmark)",
                                    "batch Interface throughputRate x4 = per card e2e",
                                    "1 158.623 634.492 108.021", "16 198.865 795.46 127.923 best"]
+
+
+def test_no_report_without_its_packages(finished):
+    """Which is no failure, and told."""
+    assert finished.err.splitlines()[-2:] == [
+        "report.py: matplotlib: not on an NPU host: see requirements.txt",
+        "run_all.sh: no report.html, for the reason above; the figures are whole"]
+    assert not (finished.work / "report.html").exists()
+
+
+def test_the_report_comes_last(inputs, run, work, tmp_path):
+    """Its figures are the tables'; what the benchmark told of its stages is in it; an earlier one is replaced."""
+    modules = shutil.copytree(inputs.modules, tmp_path / "modules")
+    (modules / "matplotlib.py").unlink()
+    (work / "report.html").write_text("earlier")
+    done = run(PYTHONPATH=str(modules))
+    assert done.status == 0, done.err
+    page = (work / "report.html").read_text()
+    assert done.out.splitlines()[-1] == f"{work}/report.html: 20 images, {len(page.encode()):,} bytes"
+    assert "no torchvision, which has the names of ImageNet's classes" in done.err
+    for text in ("top-1 80.00 %, top-5 100.00 % of 20 images", "Ascend310, device 0 (benchmark)", "16 / 20",
+                 "158.623", "634.492", "198.865", "795.46", "PASSED: top-1 is 1.108 points above the reference",
+                 "atc&#39;s default, force_fp16", "Time of each stage by batch size", ">9.01<", ">7.58<"):
+        assert text in page, text
+    assert done.calls == []
+    assert "warning" not in page.split("<header>")[1].split("</header>")[0]  # neither host nor demo
 
 
 def test_both_batch_sizes_are_scored(finished):
