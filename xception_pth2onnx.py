@@ -8,8 +8,9 @@ Example:  python3 xception_pth2onnx.py xception-c0a72b38.pth.tar xception.onnx
 CHECKPOINT is a state dict of tensors, plain or under `state_dict`, names with or without
 `module.`, the last layer named fc or last_linear. It is read with weights_only=True: a
 pickle that wants to run code is refused, and so is one whose tensors claim more than the file
-holds. NaN and infinite weights are refused unless --allow-nonfinite is given. The published
-file, xception-c0a72b38.pth.tar, must have md5 203a36dce3e49d45e5d742efbad5ba65.
+holds, or that takes more memory or time to read than its size allows. NaN and infinite weights
+are refused unless --allow-nonfinite is given. The published file, xception-c0a72b38.pth.tar,
+must have md5 203a36dce3e49d45e5d742efbad5ba65.
 
 OUT.onnx: an ONNX ModelProto, float32; input `image` (batch, 3, 299, 299), output `class`
 (batch, classes), logits; batch is free. BatchNorm is folded into the convolutions.
@@ -21,19 +22,26 @@ import argparse
 import hashlib
 import importlib.metadata
 import math
+import os
 import pickle
 import re
+import resource
+import signal
 import warnings
-import zipfile
 from pathlib import Path
 
-from common import Failure, hash_of, import_openvino, listing, run, say, write
+from common import Failure, end_with_parent, hash_of, import_openvino, listing, printable, read, run, say, write
 
 PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
 PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
 OPSET = 11  # the one that CANN 5.0.1 reads
 SIDE = 299  # pixels, the network's input (arXiv 1610.02357)
 TOLERANCE = 1e-4  # of the largest logit; float32 engines differ by about 1e-6 here
+ROOM = 256 << 20  # bytes that reading a checkpoint may take beside twice its size
+CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # that it may take at most; one of 92 MB takes 0.1 s
+NAME_LIMIT = 200  # characters of a tensor's name; the network's longest has 33, and 7 for "module."
+NOTE_LIMIT = 500  # characters
+ONNX_LIMIT = 2 << 30  # bytes, protobuf's own
 HERE = Path(__file__).resolve().parent
 
 
@@ -48,7 +56,7 @@ def provenance(checkpoint: Path) -> dict:
     sources = b"".join((HERE / name).read_bytes() for name in ("xception.py", "xception_pth2onnx.py"))
     return {
         "weights_md5": digest,
-        "weights_file": checkpoint.name,
+        "weights_file": printable(checkpoint.name),
         "torch_version": importlib.metadata.version("torch"),
         "exporter_sha256": hashlib.sha256(sources).hexdigest(),
     }
@@ -60,59 +68,106 @@ def is_current(path: Path, expected: dict) -> bool:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.ModelProto.FromString(read(path, ONNX_LIMIT))
     except (FileNotFoundError, DecodeError):
         return False
     found = {prop.key: prop.value for prop in model.metadata_props}
     return all(found.get(key) == value for key, value in expected.items())
 
 
-def check_claims(path: Path):
-    """Raise Failure if `path` is an archive whose entries claim more bytes than it has: they are compressed.
+def read_checkpoint(path: Path):
+    """What torch.save put into the file, read without running anything; raises Failure that names the file."""
+    import torch
 
-    torch.save compresses nothing; a compressed entry can grow to a thousand times its size when it is read.
-    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the format before torch 1.6, or no checkpoint
-        return
-    if claimed > path.stat().st_size:
-        raise Failure(f"{path}: refused: its entries claim {claimed:,} bytes, the file has {path.stat().st_size:,}: "
-                      "not written by torch.save")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they warn of is refused, here or as no state dict
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wants = re.findall(r"GLOBAL \S+|Unsupported operand \d+", str(error)) + [type(error).__name__]
+        raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors, or not as pickle protocol "
+                      f"2 has them ({wants[0][:200]})") from error
+    except Exception as error:  # any: torch raises nearly every type on a damaged file
+        raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {str(error)[:200]})"
+                      ) from error
+
+
+def rehearse(path: Path):
+    """Read the checkpoint in a child process of bounded memory and time; raises Failure if that goes wrong.
+
+    A few bytes of pickle can ask for gigabytes or for hours, in one call of C that nothing in this process interrupts.
+    """
+    size = path.stat().st_size
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            bound(2 * size + ROOM, CPU_SECONDS + size // BYTES_A_SECOND)
+            read_checkpoint(path)
+            os.write(writer, b"whole")
+        except Failure as error:
+            if "MemoryError" not in str(error) and "can't allocate memory" not in str(error):
+                os.write(writer, printable(str(error)).encode())
+        finally:
+            os._exit(0)  # also where the memory did not suffice for the message
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        told = pipe.read().decode()
+    os.waitpid(child, 0)
+    if not told:
+        raise Failure(f"{path}: refused: reading it takes more memory or time than {size:,} bytes should, or crashes "
+                      "torch: damaged, or meant to do harm")
+    if told != "whole":
+        raise Failure(told)
+
+
+def bound(memory: int, seconds: int):
+    """In a child process: let it have no more than `memory` bytes beside what it has, and `seconds` of the CPU."""
+    end_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    for kind, limit in ((resource.RLIMIT_AS, pages * resource.getpagesize() + memory), (resource.RLIMIT_CPU, seconds)):
+        before = [most for most in resource.getrlimit(kind) if most != resource.RLIM_INFINITY]
+        resource.setrlimit(kind, (min([limit, *before]),) * 2)
 
 
 def load_checkpoint(path: Path) -> tuple:
     """Read a checkpoint without running anything in it.
 
     Returns ({name: tensor} under the network's names, note or None). Raises Failure,
-    naming the file, when it is no checkpoint or wants to run code.
+    naming the file, when it is no checkpoint, wants to run code, or claims values that are not in it.
     """
     import torch
 
-    check_claims(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wants = re.findall(r"GLOBAL \S+|Unsupported [^.\n]*", str(error)) + [type(error).__name__]
-        raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors ({wants[0]})") from error
-    except Exception as error:  # any: torch raises nearly every type on a damaged file
-        raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {error})"[:300]
-                      ) from error
-    note = content.get("note") if isinstance(content, dict) else None
-    state = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    rehearse(path)
+    content = read_checkpoint(path)
+    # dict.items and torch.Tensor.detach, as a pickle may put attributes of these names on its objects
+    content = dict(dict.items(content)) if isinstance(content, dict) else {"state_dict": content}
+    note, state = content.get("note"), content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(
+            isinstance(name, str) and len(name) < NAME_LIMIT and isinstance(value, torch.Tensor)
+            for name, value in dict.items(state)):
         raise Failure(f"{path}: no state dict in it (expected names and tensors, plain or under `state_dict`)")
-    renamed = {}
-    for spelling, tensor in state.items():
-        name = re.sub(r"^last_linear\.", "fc.", re.sub(r"^module\.", "", spelling))
+    renamed, stored = {}, {}
+    for spelling, value in dict.items(state):
+        name, tensor = re.sub(r"^last_linear\.", "fc.", re.sub(r"^module\.", "", spelling)), torch.Tensor.detach(value)
         if name in renamed:
             raise Failure(f"{path}: {name} is in it twice, under two spellings")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or \
                 tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise Failure(f"{path}: {name} claims {list(tensor.shape)} values, which are not in the file")
-        renamed[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return renamed, note
+            raise Failure(f"{path}: {name} claims {shape_of(tensor)} values, which are not in the file")
+        renamed[name], storage = tensor, tensor.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+    if sum(stored.values()) > path.stat().st_size:  # compressed, or made up by a call
+        raise Failure(f"{path}: refused: its tensors claim {sum(stored.values()):,} bytes, the file has "
+                      f"{path.stat().st_size:,}: not written by torch.save")
+    return renamed, printable(note)[:NOTE_LIMIT] if isinstance(note, str) else None
+
+
+def shape_of(tensor) -> str:
+    """Its shape, for a message: a stranger's tensor may have a million dimensions."""
+    return str(list(tensor.shape[:8]))
 
 
 def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
@@ -123,6 +178,8 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
 
     if "fc.weight" not in state or state["fc.weight"].dim() != 2:
         raise Failure(f"{path}: no two-dimensional fc.weight (or last_linear.weight): not Xception weights")
+    if not state["fc.weight"].numel():
+        raise Failure(f"{path}: fc.weight is empty: no class to tell")
     with torch.device("meta"):  # shapes only: no time spent on random weights
         network = Xception(classes=state["fc.weight"].shape[0])
     expected = network.state_dict()
@@ -137,9 +194,11 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     if extra:
         problems.append(f"{len(extra)} unknown ({listing(extra)})")
     for name in expected.keys() & state.keys():
+        if state[name].is_floating_point() and state[name].shape == expected[name].shape:
+            state[name] = state[name].float()  # not before: there may be a million others of one storage
         if state[name].shape != expected[name].shape or state[name].dtype != expected[name].dtype:
             problems.append(
-                f"{name} is {state[name].dtype} {list(state[name].shape)}, "
+                f"{name} is {state[name].dtype} {shape_of(state[name])}, "
                 f"expected {expected[name].dtype} {list(expected[name].shape)}"
             )
     if problems:
@@ -216,7 +275,7 @@ def main() -> int:
         return 0
     state, note = load_checkpoint(args.checkpoint)
     if note:
-        metadata["note"] = str(note)
+        metadata["note"] = note
         say(f"{args.checkpoint}: {note}")
     network = build_network(args.checkpoint, state, args.allow_nonfinite)
     model = export(network, metadata)

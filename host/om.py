@@ -31,6 +31,7 @@ FIELDS = {"batch_size": int, "inputs": list, "outputs": list, "precision": str, 
           "onnx_metadata": dict, "openvino": str, "payload_bytes": int, "payload_sha256": str}  # and more
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om that the real atc wrote
 HEADER_LIMIT = 1 << 20  # bytes; real headers have about one thousand
+WORD_LIMIT = 100  # characters of a version, digest or the like
 PREFIX = struct.Struct("<8sI")
 ASCEND_HEADER = struct.Struct("<4sI68xI")  # magic, header size, then at 76 the length of the rest
 ASCEND_HEADER_SIZE = 256  # bytes
@@ -41,6 +42,9 @@ def save(path: Path, header: dict, payload: bytes):
     """Write a host om in one step; payload_bytes and payload_sha256 are added to the header."""
     header = dict(header, payload_bytes=len(payload), payload_sha256=hashlib.sha256(payload).hexdigest())
     text = json.dumps(header, indent=1).encode()
+    if len(text) > HEADER_LIMIT:
+        raise Failure(f"{path}: not written: its header would have {len(text):,} bytes, more than {HEADER_LIMIT:,}: "
+                      "the ONNX file has too much metadata")
     with replacing(path, PREFIX.size + len(text) + len(payload)) as part, open(part, "wb") as file:
         file.write(PREFIX.pack(MAGIC, len(text)))
         file.write(text)
@@ -76,6 +80,11 @@ def check_header(header) -> dict:
     for key, kind in FIELDS.items():
         if not isinstance(header[key], kind) or isinstance(header[key], bool):
             raise TypeError(key)
+    if not all(isinstance(value, str) for value in header["onnx_metadata"].values()):
+        raise TypeError("onnx_metadata")
+    for key in ("precision", "onnx_sha256", "openvino"):  # they are for messages
+        if not header[key].isprintable() or len(header[key]) > WORD_LIMIT:
+            raise ValueError(key)
     for port in header["inputs"][:1] + header["outputs"][:1]:
         if not isinstance(port["name"], str) or not all(isinstance(side, int) for side in port["shape"]):
             raise TypeError("inputs or outputs")
@@ -107,10 +116,23 @@ def open_engine(path: Path, hint: str = "THROUGHPUT") -> tuple:
         raise Failure(f"{path}: compiled by OpenVINO {header['openvino']}, here is {openvino.get_version()}: "
                       "compile it again with atc")
     try:
-        return header, openvino.Core().import_model(payload, "CPU", engine_config(header["precision"], hint))
-    except RuntimeError as error:
-        raise Failure(f"{path}: OpenVINO cannot load it ({str(error).splitlines()[0]}): compile it again "
-                      "with atc") from error
+        compiled = openvino.Core().import_model(payload, "CPU", engine_config(header["precision"], hint))
+        found = {"batch_size": compiled.inputs[0].shape[0], "inputs": describe_ports(compiled.inputs),
+                 "outputs": describe_ports(compiled.outputs)}
+    except Exception as error:  # any: of a damaged one, text that is no UTF-8 too
+        raise Failure(f"{path}: OpenVINO cannot load it ({' '.join(str(error).split())[:200]}): compile it again with "
+                      "atc") from error
+    wrong = [key for key in found if found[key] != header[key]]
+    if wrong:
+        raise Failure(f"{path}: damaged host om (its header has other {wrong[0]} than the network): compile it again "
+                      "with atc")
+    return header, compiled
+
+
+def describe_ports(ports) -> list:
+    """What a header says of a compiled model's inputs or outputs."""
+    return [{"name": port.get_any_name(), "shape": list(port.shape), "dtype": port.element_type.to_string()}
+            for port in ports]
 
 
 def check_ascend(path: Path):
