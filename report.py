@@ -212,6 +212,14 @@ def answer(names: list, top, chances) -> list:
 
 # --- drawing --------------------------------------------------------------------------------------------------------
 
+@contextlib.contextmanager
+def fonts_elsewhere():
+    """While in this block, matplotlib keeps its list of fonts in a temporary folder, not in the home directory."""
+    with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        yield
+
+
 def plot(draw, label: str, width=5.4, height=3.2):
     """draw(axes) on a new figure of width x height inches: inline SVG for the page, in the page's own colours."""
     import matplotlib
@@ -687,8 +695,7 @@ def main() -> int:
     if (args.photo is None) != (args.om is None):
         parser.error("--photo and --om belong together")
     make = make_photo if args.photo else make_comparison if args.compare else make_report
-    with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:
-        os.environ.setdefault("MPLCONFIGDIR", folder)  # else it leaves its list of fonts in the home directory
+    with fonts_elsewhere():
         return make(args)
 
 

@@ -12,7 +12,7 @@ Layout, little-endian:
     12+n          payload, what OpenVINO's export_model wrote
 
 Header: soc ("host-cpu"), requested_soc, batch_size, inputs and outputs (lists of {name,
-shape, dtype}), precision (f32 or bf16: what the CPU will compute in), onnx_sha256,
+shape, dtype}), precision (f32, bf16 or "fp16, emulated": what the CPU will compute in), onnx_sha256,
 onnx_metadata (the ONNX file's metadata_props), openvino (version), aipp (null, or the settings
 that --insert_op_conf gave: then the input is u8, NHWC), payload_bytes, payload_sha256.
 """
@@ -30,6 +30,7 @@ MAGIC = b"HOST-OM\n"
 FIELDS = {"batch_size": int, "inputs": list, "outputs": list, "precision": str, "onnx_sha256": str,
           "onnx_metadata": dict, "openvino": str, "payload_bytes": int, "payload_sha256": str}  # and more
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om that the real atc wrote
+EMULATED = "fp16, emulated"  # a precision: float32 arithmetic that rounds as fp16 does (host/fp16.py)
 HEADER_LIMIT = 1 << 20  # bytes; real headers have about one thousand
 WORD_LIMIT = 100  # characters of a version, digest or the like
 PREFIX = struct.Struct("<8sI")
@@ -97,13 +98,13 @@ def engine_config(precision: str, hint: str = "THROUGHPUT") -> dict:
 
     Two on two cores gave 1.15 times the images/s of one that uses both (test/bench/RESULTS.md); `hint` LATENCY: one.
     """
-    return {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": hint,
+    return {"INFERENCE_PRECISION_HINT": "f32" if precision == EMULATED else precision, "PERFORMANCE_HINT": hint,
             "PERFORMANCE_HINT_NUM_REQUESTS": REQUEST_LIMIT if hint == "THROUGHPUT" else 1}
 
 
-def effective_precision(compiled) -> str:
-    """'f32' or 'bf16': what the CPU computes in, which is f32 where it has no bf16, whatever was asked."""
-    return compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+def effective_precision(compiled, asked: str) -> str:
+    """'f32', 'bf16' or EMULATED: what the CPU computes in, which is f32 where it has no bf16, whatever was asked."""
+    return EMULATED if asked == EMULATED else compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
 
 def open_engine(path: Path, hint: str = "THROUGHPUT") -> tuple:

@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from conftest import SUITE, run
+from test_fp16 import in_pytorch
 
 DATA = SUITE / "test/data/imagenet"
 MADE_SLOWLY = ("demo.pth.tar", "xception.onnx", "xception_bs1.om", "xception_bs1.om.made", "xception_bs16.om",
@@ -134,6 +136,34 @@ def test_a_second_run_reuses_everything(default_job, tmp_path):
     assert "demo.pth.tar: made before from the same photos, kept" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (work / "result_bs1.json").read_bytes() == accuracy
+
+
+def test_fp16_is_what_an_emulation_in_pytorch_gives(default_job, tmp_path):
+    """On each photo: logits within 1e-3, same likeliest class; and another result than float32's."""
+    import torch
+
+    work, photos = default_job[1], sorted((DATA / "val").iterdir())
+    (tmp_path / "prep_dataset").symlink_to(work / "prep_dataset")
+    logits = {}
+    for mode in ("force_fp16", "must_keep_origin_dtype"):
+        said = run(SUITE / "host/atc", "--framework=5", f"--model={work}/xception.onnx", f"--output={mode}",
+                   "--input_shape=image:1,3,299,299", "--soc_version=Ascend310", f"--precision_mode={mode}",
+                   cwd=tmp_path).stdout
+        assert ("fp16, emulated, for the CPU" in said) == (mode == "force_fp16")
+        told = run(SUITE / "host/benchmark", "-batch_size=1", f"-om_path={mode}.om", "-output_binary",
+                   f"-input_text_path={work}/xception.info", cwd=tmp_path).stdout
+        assert (", fp16, emulated, " in told) == (mode == "force_fp16")
+        dumps = sorted((tmp_path / "result/dumpOutput_device0").iterdir())
+        logits[mode] = np.stack([np.fromfile(path, "<f4") for path in dumps])
+    state = torch.load(work / "demo.pth.tar", weights_only=True)["state_dict"]
+    found, expected = logits["force_fp16"], in_pytorch(state, photos)
+    np.testing.assert_array_equal(found, found.astype("f2").astype("f4"))
+    apart = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    from_float32 = np.linalg.norm(found - logits["must_keep_origin_dtype"], axis=1) / np.linalg.norm(expected, axis=1)
+    print(f"fp16 of OpenVINO and of PyTorch: {apart.max():.1e} apart at most; from float32: {from_float32.max():.1e}")
+    assert apart.max() < 1e-3
+    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    assert np.median(from_float32) > 0
 
 
 def mutate(file, old, new):

@@ -425,9 +425,9 @@ def test_a_static_model_needs_no_input_shape(small):
 
 
 def test_flags_without_effect_and_precision_are_named(small):
-    output = atc(small, "--auto_tune_mode=RL,GA", "--precision_mode=force_fp16").stdout
+    output = atc(small, "--auto_tune_mode=RL,GA", "--precision_mode=allow_mix_precision").stdout
     assert "--auto_tune_mode=RL,GA has no effect here" in output
-    assert "--precision_mode=force_fp16 is not emulated" in output
+    assert "--precision_mode=allow_mix_precision is not emulated" in output
 
 
 def test_bf16_names_what_the_cpu_really_computes_in(small):

@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""Show where fp16 or bf16 changes the network's values, layer by layer, and what that does to its answers.
+
+Usage:    python3 precision_report.py WORKDIR [--precision fp16|bf16] [--images 64] [--dumps DIR]
+                  [--out WORKDIR/precision.html]
+Example:  python3 precision_report.py work
+          layer                                    relative error     cosine  below 2^-14  beyond 65504
+          image                                           0.000 %  1.0000000       0.02 %             0
+          ...
+          class                                           0.284 %  0.9999960       0.00 %             0
+          top-1   88.89 % in f32 and  88.89 % in fp16: +0.000 points (-5.897 to +5.897), p = 1 (McNemar)
+          top-1 changed on 0 of 45 images
+          /home/me/work/precision.html: 45 images, 129 layers, 163,210 bytes
+
+WORKDIR is one of run_all.sh, with its bins. The images are drawn at random, the same for the same names. fp16 is
+emulated (host/fp16.py), bf16 is OpenVINO's. All of it runs on the CPU; no chip is needed, and nothing is said of one
+unless --dumps is given.
+
+--dumps DIR: what a real NPU answered to the same images (result/dumpOutput_bs1, of the same weights and recipe). Its
+differences from float32 are held against those of the emulation: did the chip do what fp16 alone explains?
+
+precision.html: UTF-8, self-contained, as report.py's pages. "Below 2^-14": share of float32's values, zeros apart,
+that fp16 has with fewer bits, or as zero below 2^-25. "Beyond 65504": values that are infinite or NaN in fp16, as they
+would be on the chip.
+"""
+import argparse
+import math
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+import report
+from common import Failure, hash_of, import_openvino, listing, positive, progress, read, run
+from imagenet_acc_eval import TOP, find_dumps, highest, rank, read_dump
+from report import LONGEST
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(1, str(HERE / "host"))
+SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-25  # of fp16; what is smaller than the second becomes zero
+EXPLAINED = 2.0  # times the emulation's difference from float32: an NPU's within that is what fp16 alone explains
+
+
+def sample(folders: list, images: list, count: int, size: int) -> list:
+    """[(image, path of its bin)] of `count` images, drawn at random; raises Failure if a bin is not what it was."""
+    chosen = sorted(random.Random(0).sample(sorted(images), min(count, len(images))))
+    found = []
+    for image in chosen:
+        paths = [folder / f"{image}.bin" for folder in folders if (folder / f"{image}.bin").exists()]
+        if not paths:
+            raise Failure(f"{folders[0] / image}.bin: missing: run run_all.sh again")
+        if paths[0].stat().st_size != size:
+            raise Failure(f"{paths[0]}: {paths[0].stat().st_size} bytes, expected {size}: run run_all.sh again")
+        found.append((image, paths[0]))
+    return found
+
+
+def tensor(path: Path, recipe: dict) -> np.ndarray:
+    """A bin of either kind as the network's float32 input (1, 3, crop, crop)."""
+    side = int(recipe["crop"])
+    if recipe["dtype"] == "float32":
+        return np.frombuffer(read(path, 12 * side * side), "<f4").reshape(1, 3, side, side)
+    pixels = np.frombuffer(read(path, 3 * side * side), np.uint8).reshape(1, side, side, 3)
+    return np.ascontiguousarray(((pixels.astype("f4") / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+                                 ).transpose(0, 3, 1, 2))
+
+
+def compile_taps(onnx: Path, side: int, precision: str):
+    """(compiled model whose outputs are all layers, [their names]) for a batch of one, in f32, fp16 or bf16."""
+    import fp16
+
+    openvino = import_openvino()
+    core = openvino.Core()
+    model = core.read_model(onnx)
+    if len(model.inputs) != 1:
+        raise Failure(f"{onnx}: {len(model.inputs)} inputs, expected one")
+    model.reshape([1, 3, side, side])
+    layers = fp16.apply(openvino, model) if precision == "fp16" else fp16.results(model)
+    tapped = openvino.Model([openvino.opset13.result(output) for _, output in layers], model.get_parameters())
+    config = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    return core.compile_model(tapped, "CPU", config), [name for name, _ in layers]
+
+
+class Sums:
+    """What is summed up over the images for one layer, in float64."""
+
+    def __init__(self):
+        self.squares = self.difference = self.product = self.others = 0.0
+        self.count = self.small = self.lost = self.beyond = 0
+
+    def add(self, exact: np.ndarray, other: np.ndarray):
+        """One image's values in float32 and in the other precision; those that are not finite are only counted."""
+        finite = np.isfinite(other)
+        beyond = int(other.size - np.count_nonzero(finite))
+        if beyond:
+            exact, other = exact[finite], other[finite]
+        a, b = exact.ravel().astype(np.float64), other.ravel().astype(np.float64)
+        size = np.abs(a)
+        self.squares += float(a @ a)
+        self.others += float(b @ b)
+        self.product += float(a @ b)
+        self.difference += float((a - b) @ (a - b))
+        self.count += np.count_nonzero(size)
+        self.small += int(np.count_nonzero((size < SMALLEST_NORMAL) & (size > 0)))
+        self.lost += int(np.count_nonzero((size < SMALLEST) & (size > 0)))
+        self.beyond += beyond
+
+    def row(self, name: str) -> dict:
+        """For the table: relative error, cosine, shares."""
+        length = math.sqrt(self.squares * self.others)
+        return {"name": name, "error": math.sqrt(self.difference / self.squares) if self.squares else 0.0,
+                "cosine": self.product / length if length else 1.0,
+                "small": self.small / self.count if self.count else 0.0,
+                "lost": self.lost / self.count if self.count else 0.0, "beyond": self.beyond}
+
+
+def run_both(onnx: Path, recipe: dict, images: list, precision: str) -> tuple:
+    """(rows of the table, float32 logits (N, classes), the precision's) over the images, [(name, path of its bin)]."""
+    side = int(recipe["crop"])
+    exact, names = compile_taps(onnx, side, "f32")
+    other, others = compile_taps(onnx, side, precision)
+    if names != others:
+        raise Failure(f"{onnx}: its layers cannot be told apart", 4)
+    sums, logits = [Sums() for _ in names], ([], [])
+    with progress(len(images), "images") as advance:
+        for _, path in images:
+            values = tensor(path, recipe)
+            pair = [[compiled_values.copy() for compiled_values in compiled(values).values()]
+                    for compiled in (exact, other)]
+            for layer, a, b in zip(sums, *pair):
+                layer.add(a, b)
+            for kept, found in zip(logits, pair):
+                kept.append(found[-1].reshape(-1))
+            advance()
+    if np.isnan(logits[1]).any():
+        logits = logits[0], [np.nan_to_num(row, nan=-np.inf) for row in logits[1]]  # they rank last
+    return [layer.row(name) for layer, name in zip(sums, names)], np.array(logits[0]), np.array(logits[1])
+
+
+def answers(logits: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
+    """ranks (N,), top (N, 5) and its chances of logits (N, classes), as report.load_run has them."""
+    top = highest(logits, min(TOP, logits.shape[1]))
+    finite = np.where(np.isfinite(logits), logits, np.finfo("f4").min).astype(np.float64)
+    powers = np.exp(finite - finite.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return SimpleNamespace(ranks=rank(logits, labels), top=top, chances=np.take_along_axis(powers, top, axis=1))
+
+
+def flips(a: SimpleNamespace, b: SimpleNamespace, logits: np.ndarray, images: list, names: list) -> list:
+    """The images whose likeliest class changed, the greatest margin in float32 first.
+
+    The margin is what float32's logits of the two classes are apart.
+    """
+    changed = np.flatnonzero(a.top[:, 0] != b.top[:, 0])
+    margins = {int(i): float(logits[i, a.top[i, 0]] - logits[i, b.top[i, 0]]) for i in changed}
+    return [{"image": images[i][0], "margin": margins[i], "a": names[a.top[i, 0]], "b": names[b.top[i, 0]],
+             "ranks": (int(a.ranks[i]), int(b.ranks[i]))} for i in sorted(margins, key=lambda i: (-margins[i], i))]
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Relative difference of each image's logits, (N, classes) each: |a - b| / |a|; infinite if b is not finite."""
+    with np.errstate(invalid="ignore"):
+        found = np.linalg.norm(a.astype("f8") - b, axis=1) / np.linalg.norm(a.astype("f8"), axis=1)
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def chip_verdict(folder: Path, images: list, exact: np.ndarray, emulated: np.ndarray, precision: str) -> dict:
+    """How far an NPU's dumps are from float32 and from the emulation, beside how far those are apart."""
+    dumps = find_dumps(folder)
+    missing = [image for image, _ in images if image not in dumps]
+    if missing:
+        raise Failure(f"{folder}: no dump of {listing(missing)}: of the same images as WORKDIR?")
+    rows = []
+    for image, _ in images:
+        rows.append(read_dump(dumps[image]))
+        if len(rows[-1]) != exact.shape[1]:
+            raise Failure(f"{dumps[image]}: {len(rows[-1])} values, the network has {exact.shape[1]}: of another model")
+    chip = np.array(rows)
+    found = {"chip": float(np.median(distances(exact, chip))), "emulated": float(np.median(distances(exact, emulated))),
+             "between": float(np.median(distances(emulated, chip))),
+             "flips": int(np.count_nonzero(highest(exact, 1) != highest(chip, 1)))}
+    ratio = found["chip"] / found["emulated"] if found["emulated"] else math.inf
+    found["ratio"] = ratio
+    found["told"] = (f"the NPU differs from float32 by {100 * found['chip']:.3f} % (median over the images), the "
+                     f"emulation of {precision} by {100 * found['emulated']:.3f} %, the two from each other by "
+                     f"{100 * found['between']:.3f} %: "
+                     + (f"{precision} alone explains what the chip did" if ratio <= EXPLAINED else
+                        f"{ratio:.1f} times what {precision} alone explains: look for another recipe, other weights, "
+                        "or an operator that the chip computes in another way"))
+    return found
+
+
+def draw_errors(rows: list, precision: str):
+    """Relative error by layer, in the order of the network."""
+    def draw(axes):
+        errors = [100 * row["error"] if 0 < row["error"] < math.inf else math.nan for row in rows]
+        axes.plot(range(len(rows)), errors, "o-", color=report.FIRST, markersize=3, linewidth=1)
+        broken = [i for i, row in enumerate(rows) if row["beyond"]]
+        if broken:
+            axes.plot(broken, [min(filter(lambda e: e == e, errors), default=1)] * len(broken), "x",
+                      color=report.SECOND, markersize=5, label="infinite or NaN values")
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        axes.set(xlabel="layer, in the order of the network", ylabel="relative error, %")
+        axes.grid(axis="y", linewidth=0.5, alpha=0.5)
+    return report.plot(draw, f"Relative error of {precision} by layer", width=7.2, height=3.4)
+
+
+def print_layers(rows: list):
+    """A line for each layer, in the order of the network."""
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'layer':<{width}}  relative error     cosine  below 2^-14  beyond 65504")
+    for row in rows:
+        print(f"{row['name']:<{width}}  {100 * row['error']:12.3f} %  {row['cosine']:9.7f}  "
+              f"{100 * row['small']:9.2f} %  {row['beyond']:12}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path)
+    parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="default: %(default)s")
+    parser.add_argument("--images", type=positive, default=64, help="how many of the set (default: %(default)s)")
+    parser.add_argument("--dumps", metavar="DIR", type=Path, help="of a real NPU, of the same images")
+    parser.add_argument("--classes", metavar="NAMES.txt", type=Path, help="a class name in each line")
+    parser.add_argument("--out", metavar="PAGE.html", type=Path, help="default: WORKDIR/precision.html")
+    args = parser.parse_args()
+
+    found = report.load_run(args.workdir)
+    with report.as_written(args.workdir / "run.json"):
+        recipe = found.record["recipe"]
+        onnx = Path(args.workdir, found.record["onnx"]["file"])
+        size = 3 * int(recipe["crop"]) ** 2 * {"float32": 4, "uint8": 1}[recipe["dtype"]]
+        digest = found.record["onnx"]["sha256"]
+    if hash_of(onnx) != digest:
+        raise Failure(f"{onnx}: not the one of run.json: run run_all.sh again")
+    images = sample(report.bins_of(found), found.images, args.images, size)
+    label_of = dict(zip(found.images, found.labels.tolist()))
+    labels = np.array([label_of[image] for image, _ in images])
+    names = report.class_names(args.classes, args.workdir, found.classes)
+    layers, exact, other = run_both(onnx, recipe, images, args.precision)
+    if exact.shape[1] != found.classes:
+        raise Failure(f"{onnx}: {exact.shape[1]} classes, run.json has {found.classes}: run run_all.sh again")
+    a, b = answers(exact, labels), answers(other, labels)
+    rows = report.paired_rows(a, b)
+    changed = flips(a, b, exact, images, names)
+    chip = chip_verdict(args.dumps, images, exact, other, args.precision) if args.dumps else None
+    first_broken = next((row["name"] for row in layers if row["beyond"]), None)
+
+    print_layers(layers)
+    for row in rows:
+        print(f"top-{row['k']}  {row['a']:6.2f} % in f32 and {row['b']:6.2f} % in {args.precision}: "
+              f"{row['difference']:+.3f} points ({row['low']:+.3f} to {row['high']:+.3f}), "
+              f"p = {row['p']:.2g} (McNemar)")
+    print(f"top-1 changed on {len(changed)} of {len(images)} images"
+          + (f", the largest margin in float32 {changed[0]['margin']:.3g}" if changed else ""))
+    if first_broken:
+        print(f"{args.precision} leaves its range: the first infinite or NaN values are in {first_broken}; an NPU "
+              "would have them too")
+    if chip:
+        print(chip["told"])
+    out = args.out or args.workdir / "precision.html"
+    with report.fonts_elsewhere():
+        written = report.write_page(
+            "precision.html", out, run=found, precision=args.precision, layers=layers, rows=rows, changed=changed,
+            total=len(images), errors=draw_errors(layers, args.precision), chip=chip, first_broken=first_broken,
+            demo=bool(found.record.get("demo")), shown=changed[:LONGEST])
+    print(f"{out.resolve()}: {len(images)} images, {len(layers)} layers, {written:,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,342 @@
+"""fp16 on the CPU: every rounding against numpy's float16, overflow, and precision_report.py.
+
+in_pytorch(), another emulation of the whole network, is what test_default_job.py holds the demo's answers against.
+"""
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import fp16
+import om
+from common import import_openvino
+from conftest import CLASSES, SIDE, SUITE, run, small_model
+
+
+def in_openvino(build, *arrays):
+    """build(outputs...) of the arrays, compiled and run as host/benchmark does."""
+    openvino = import_openvino()
+    parameters = [openvino.opset13.parameter(array.shape, np.float32) for array in arrays]
+    model = openvino.Model([openvino.opset13.result(build(openvino, *[p.output(0) for p in parameters]))], parameters)
+    return openvino.Core().compile_model(model, "CPU", om.engine_config(om.EMULATED))(arrays)[0]
+
+
+def as_half(values):
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)
+
+
+# ---- one rounding
+
+HALVES = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # all that are finite, from 0
+MIDDLES = (HALVES[:-1] + HALVES[1:]) / 2  # exact in float32
+VALUES = {
+    "every fp16 number": HALVES,
+    "every middle between two": MIDDLES,  # ties
+    "just below the middles": np.nextafter(MIDDLES, np.float32(0)),
+    "just above the middles": np.nextafter(MIDDLES, np.float32(1e9)),
+    "sums of two fp16 numbers": HALVES + np.random.default_rng(0).permutation(HALVES),
+    "around the largest": np.array([65503, 65504, 65519.996, 65520, 65535, 65536, 1e10, 3.4e38, np.inf], "f4"),
+    "around the smallest": np.float32(2.0) ** np.arange(-149, -13, dtype=np.float32) * np.float32(1.5),
+    "any": np.random.default_rng(1).integers(0, 0x7F800000, 300_000, dtype=np.uint32).view(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_rounding_is_numpys(kind, sign):
+    values = sign * VALUES[kind]
+    np.testing.assert_array_equal(in_openvino(fp16.rounded, values), as_half(values))
+
+
+def test_nan_stays_nan():
+    assert np.isnan(in_openvino(fp16.rounded, np.array([np.nan], "f4"))).all()
+
+
+def test_a_rounding_survives_among_other_arithmetic():
+    """Where an engine may fuse what is before and after it: a sum, a product, a relu, and twice in a row."""
+    a, b = np.random.default_rng(2).normal(0, 3, (2, 5000)).astype("f4")
+
+    def build(openvino, x, y):
+        op = openvino.opset13
+        total = fp16.rounded(openvino, op.add(x, y).output(0))
+        scaled = fp16.rounded(openvino, op.relu(op.multiply(total, np.float32(1.7))).output(0))
+        return fp16.rounded(openvino, op.subtract(scaled, y).output(0))
+
+    expected = as_half(as_half(np.maximum(as_half(a + b) * np.float32(1.7), 0)) - b)
+    np.testing.assert_array_equal(in_openvino(build, a, b), expected)
+
+
+def test_constants_are_rounded():
+    values = np.array([1 + 2**-12, 1e-9, 70000, -1e5, 0.1], "f4")
+    np.testing.assert_array_equal(fp16.round_constant(values), as_half(values))
+    assert np.isinf(fp16.round_constant(values)[2:4]).all()
+
+
+# ---- a whole network
+
+def atc(folder, *flags, model="m.onnx", shape=f"image:1,3,{SIDE},{SIDE}", name="m"):
+    return run(SUITE / "host/atc", "--framework=5", f"--model={model}", f"--output={name}", f"--input_shape={shape}",
+               "--soc_version=Ascend310", *flags, cwd=folder).stdout
+
+
+def benchmark(folder, info="m.info", name="m"):
+    done = run(SUITE / "host/benchmark", "-batch_size=1", f"-om_path={name}.om", f"-input_text_path={info}",
+               "-output_binary", cwd=folder)
+    dumps = sorted((folder / "result/dumpOutput_device0").iterdir())
+    return done.stdout, np.stack([np.fromfile(path, "<f4") for path in dumps])
+
+
+def in_pytorch(state, photos):
+    """Logits of the photos with half weights, BatchNorm folded, and every module's output cast to half and back."""
+    import torch
+    from PIL import Image
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+    from torchvision import transforms
+
+    from xception import Xception
+
+    network = Xception().eval()
+    network.load_state_dict(state)
+    fold(network, fuse_conv_bn_eval)
+
+    def half(values):
+        return values.half().float()
+
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = half(parameter.data)
+        # blocks too: what they return is a sum; and what a ReLU in place has changed was half before
+        module.register_forward_hook(lambda _, __, output: half(output))
+    recipe = transforms.Compose([transforms.Resize(333), transforms.CenterCrop(299), transforms.ToTensor(),
+                                 transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    torch.nn.functional.adaptive_avg_pool2d = lambda *words: half(pool(*words))  # a function, which has no hook
+    try:
+        with torch.inference_mode():
+            return np.stack([network(half(recipe(Image.open(path).convert("RGB"))[None]))[0].numpy()
+                             for path in photos])
+    finally:
+        torch.nn.functional.adaptive_avg_pool2d = pool
+
+
+def fold(module, fuse):
+    """Each BatchNorm into the convolution before it, as the exporter does."""
+    import torch
+
+    before = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.BatchNorm2d):
+            owner, last = before
+            setattr(owner, last, fuse(getattr(owner, last), child))
+            setattr(module, name, torch.nn.Identity())
+            before = None
+        elif isinstance(child, torch.nn.Conv2d):
+            before = module, name
+        else:
+            before = fold(child, fuse) or before
+    return before
+
+
+def test_the_log_says_that_the_real_tool_differs(small):
+    said = atc(small)
+    assert "f32, for the CPU of this machine" in said
+    assert "the real atc would compute in fp16 here: --precision_mode=force_fp16 emulates it" in said
+    assert "would compute in fp16" not in atc(small, "--precision_mode=must_keep_origin_dtype")
+    assert "fp16, emulated" in atc(small, "--precision_mode_v2=fp16")
+    assert "fp16, emulated" in run(sys.executable, SUITE / "host/om.py", "m.om", cwd=small).stdout
+
+
+def test_uint8_tensors_are_rounded_after_aipp(small):
+    """The chip's AIPP hands on fp16: with weights of one the mean of rounded values shows it."""
+    model = small_model()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.eye(3, CLASSES, dtype="f4"), "weight"))
+    onnx.save(model, small / "m.onnx")
+    config = "aipp_op { aipp_mode: static input_format: RGB888_U8 min_chn_0: 127.5 min_chn_1: 127.5 min_chn_2: 127.5 " \
+             "var_reci_chn_0: 0.0078431 var_reci_chn_1: 0.0078431 var_reci_chn_2: 0.0078431 }"
+    (small / "aipp.cfg").write_text(config)
+    atc(small, "--precision_mode=force_fp16", "--insert_op_conf=aipp.cfg")
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    pixels.tofile(small / "p/u.bin")
+    (small / "u.info").write_text(f"0 ./p/u.bin {SIDE} {SIDE}\n")
+    _, found = benchmark(small, "u.info")
+    values = as_half((pixels.astype("f4") - np.float32(127.5)) * np.float32(0.0078431))
+    np.testing.assert_array_equal(found[0, :3], as_half(values.mean(axis=(0, 1), dtype="f8").astype("f4")))
+
+
+# ---- beyond the range
+
+def overflowing_model(scale):
+    """3x8x8 -> times scale ("big") -> times 1 / scale ("small") -> mean -> 6 classes: in f32 the same for any scale."""
+    random = np.random.default_rng(1)
+    constants = {"scale": np.array(scale, "f4"), "back": np.array(1 / scale, "f4"),
+                 "weight": random.standard_normal((3, CLASSES)).astype("f4")}
+    nodes = [helper.make_node("Mul", ["image", "scale"], ["big"]), helper.make_node("Mul", ["big", "back"], ["small"]),
+             helper.make_node("GlobalAveragePool", ["small"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["flat"]),
+             helper.make_node("Gemm", ["flat", "weight"], ["class"])]
+    graph = helper.make_graph(
+        nodes, "overflow", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["-1", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("class", TensorProto.FLOAT, ["-1", CLASSES])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+
+
+def test_a_network_that_overflows_gives_infinity_as_the_chip_would(small):
+    """40,000 is in fp16's range, twice as much is not; in float32 nothing happens. The driver refuses such dumps."""
+    onnx.save(overflowing_model(40_000), small / "m.onnx")
+    np.full((3, SIDE, SIDE), 2, "<f4").tofile(small / "p/t4.bin")
+    for i in range(4):
+        np.full((3, SIDE, SIDE), 1.5, "<f4").tofile(small / f"p/t{i}.bin")
+    atc(small)
+    assert np.isfinite(benchmark(small)[1]).all()
+    atc(small, "--precision_mode=force_fp16")
+    found = benchmark(small)[1]
+    assert np.isfinite(found[:4]).all()
+    assert not np.isfinite(found[4]).any()
+    done = run(sys.executable, SUITE / "infer.py", "m.om", "result/out", "--info=m.info", "--engine=host", cwd=small,
+               status=4)
+    assert "1 of 5 tensors have no whole dump (./p/t4.bin)" in done.stderr
+
+
+# ---- precision_report.py
+
+SCRIPT = SUITE / "precision_report.py"
+
+
+def make_work(folder, model, images=20, layout="CHW"):
+    """A finished work directory of an ONNX file and random tensors of SIDE x SIDE: run.json, bins, details, dumps."""
+    from test_report import add_dumps, make_run
+
+    random = np.random.default_rng(4)
+    names = [f"img_{i:05}" for i in range(images)]
+    tensors = random.integers(0, 256, (images, 3, SIDE, SIDE), dtype=np.uint8)
+    values = ((tensors.astype("f4") / np.float32(255) - np.float32(0.5)) / np.float32(0.5))
+    openvino = import_openvino()
+    network = openvino.Core().compile_model(openvino.Core().read_model(model.SerializeToString()), "CPU",
+                                            {"INFERENCE_PRECISION_HINT": "f32"})
+    logits = np.concatenate([network(value[np.newaxis])[0] for value in values])
+    recipe = {"resize": 9, "crop": SIDE, "interpolation": "bilinear", "dtype": "float32", "layout": "CHW", "mean": 0.5,
+              "std": 0.5}
+    if layout == "HWC":
+        recipe.update(dtype="uint8", layout="HWC")
+    import hashlib
+
+    data = model.SerializeToString()
+    make_run(folder, logits.argmax(axis=1), logits, names, ("1",), recipe=recipe,
+             onnx={"file": "m.onnx", "sha256": hashlib.sha256(data).hexdigest()})
+    (folder / "m.onnx").write_bytes(data)
+    add_dumps(folder, logits, names)
+    (folder / "prep_dataset").mkdir()
+    for name, value, pixels in zip(names, values, tensors):
+        content = value if layout == "CHW" else pixels.transpose(1, 2, 0)
+        (folder / f"prep_dataset/{name}.bin").write_bytes(np.ascontiguousarray(content).tobytes())
+    return values, logits
+
+
+def layers(out) -> dict:
+    """{layer: [relative error in %, cosine, below in %, beyond]} of what was printed."""
+    table = out[:out.index("top-1")].splitlines()[1:]
+    return {line.split()[0]: [float(word) for word in line.split()[1:] if word != "%"] for line in table}
+
+
+@pytest.mark.parametrize("layout", ["CHW", "HWC"])
+def test_layers_against_numpy(layout, tmp_path):
+    """Relative errors of input, mean and product, from bins of either kind."""
+    values, logits = make_work(tmp_path / "w", small_model(), layout=layout)
+    done = run(sys.executable, SCRIPT, "w", "--images=20", cwd=tmp_path)
+    found = layers(done.stdout)
+    assert list(found) == ["image", "pooled", "flat", "class"]
+    weight = as_half(numpy_helper.to_array(small_model().graph.initializer[0]))
+    halves = as_half(values)
+    means = as_half(halves.mean(axis=(2, 3), dtype="f8").astype("f4"))
+    classes = as_half((means.astype("f8") @ weight).astype("f4"))
+    for name, exact, other in (("image", values, halves), ("class", logits, classes)):
+        error = np.linalg.norm((exact - other).ravel()) / np.linalg.norm(exact.ravel())
+        assert found[name][0] == pytest.approx(100 * error, abs=0.0011)
+        assert found[name][3] == 0
+    small = np.count_nonzero((np.abs(values) < 2**-14) & (values != 0)) / np.count_nonzero(values)
+    assert found["image"][2] == pytest.approx(100 * small, abs=0.006)
+    assert "top-1 changed on 0 of 20 images" in done.stdout
+    page = (tmp_path / "w/precision.html").read_text()
+    assert done.stdout.splitlines()[-1] == (f"{tmp_path}/w/precision.html: 20 images, 4 layers, "
+                                            f"{len(page.encode()):,} bytes")
+    assert "emulated: weights, input and each operator&#39;s result rounded" in page or "emulated: weights" in page
+
+
+def test_the_layer_that_overflows_is_named(tmp_path):
+    """On the user's own images, before there is a chip: the input is below 1.64, so 40,000 times it is too much."""
+    values, _ = make_work(tmp_path / "w", overflowing_model(80_000.0 / 1.0))
+    done = run(sys.executable, SCRIPT, "w", cwd=tmp_path)
+    found = layers(done.stdout)
+    assert found["image"][3] == 0
+    assert found["big"][3] == values.size - np.count_nonzero(values == 0) or found["big"][3] > 0.5 * values.size
+    assert "the first infinite or NaN values are in big; an NPU would have them too" in done.stdout
+    assert "the first that are infinite or NaN are in <code>big</code>" in (tmp_path / "w/precision.html").read_text()
+
+
+def test_small_values_are_counted_as_below_and_lost(tmp_path):
+    """1 / 80,000 squared is below 2^-25: all values of a layer become zero, and its error is 100 %."""
+    model = overflowing_model(2.0**-26)
+    make_work(tmp_path / "w", model)
+    found = layers(run(sys.executable, SCRIPT, "w", cwd=tmp_path).stdout)
+    assert found["big"][0] == pytest.approx(100)
+    assert found["big"][2] == 100
+
+
+@pytest.mark.parametrize(("noise", "told"), [(0.0, "fp16 alone explains what the chip did"),
+                                             (0.05, "times what fp16 alone explains: look for another recipe")])
+def test_dumps_of_an_npu(noise, told, tmp_path):
+    """A chip that did what the emulation does, and one that did something else."""
+    from test_report import add_dumps
+
+    values, logits = make_work(tmp_path / "w", small_model())
+    weight = as_half(numpy_helper.to_array(small_model().graph.initializer[0]))
+    means = as_half(as_half(values).mean(axis=(2, 3), dtype="f8").astype("f4"))
+    chip = as_half((means.astype("f8") @ weight).astype("f4")) + noise * np.random.default_rng(0).normal(
+        0, 1, logits.shape)
+    add_dumps(tmp_path / "npu", chip, [f"img_{i:05}" for i in range(20)])
+    done = run(sys.executable, SCRIPT, "w", "--dumps=npu/result/dumpOutput_bs1", cwd=tmp_path)
+    assert told in done.stdout
+    exact = np.linalg.norm(logits - chip.round(6), axis=1) / np.linalg.norm(logits, axis=1)
+    assert f"the NPU differs from float32 by {100 * np.median(exact):.3f} %" in done.stdout
+
+
+def test_bf16_is_another_precision(tmp_path):
+    make_work(tmp_path / "w", small_model())
+    done = run(sys.executable, SCRIPT, "w", "--precision=bf16", cwd=tmp_path)
+    assert "% in bf16:" in done.stdout
+    assert "a preview with eight bits" in (tmp_path / "w/precision.html").read_text()
+
+
+@pytest.mark.parametrize(("damage", "told"), [
+    (lambda folder: (folder / "m.onnx").write_bytes(b"x"), "w/m.onnx: not the one of run.json: run run_all.sh again"),
+    (lambda folder: (folder / "prep_dataset/img_00003.bin").unlink(),
+     "w/prep_dataset/img_00003.bin: missing: run run_all.sh again"),
+    (lambda folder: (folder / "prep_dataset/img_00003.bin").write_bytes(b"x"),
+     "w/prep_dataset/img_00003.bin: 1 bytes, expected 768: run run_all.sh again"),
+    (lambda folder: (folder / "run.json").unlink(),
+     "w/run.json: missing: not the work directory of a finished run of run_all.sh"),
+    (lambda folder: (folder / "npu/img_00003_1.txt").unlink(),
+     "w/npu: no dump of img_00003: of the same images as WORKDIR?"),
+    (lambda folder: (folder / "npu/img_00003_1.txt").write_text("1 2 3 \n"),
+     "w/npu/img_00003_1.txt: 3 values, the network has 6: of another model"),
+])
+def test_what_does_not_belong_together_is_told_in_one_line(damage, told, tmp_path):
+    make_work(tmp_path / "w", small_model())
+    (tmp_path / "w/result/dumpOutput_bs1").rename(tmp_path / "w/npu")
+    damage(tmp_path / "w")
+    done = run(sys.executable, SCRIPT, "w", "--dumps=w/npu", cwd=tmp_path, status=3)
+    assert done.stderr.splitlines()[-1] == f"precision_report.py: {told}"
+    assert not (tmp_path / "w/precision.html").exists()
+
+
+def test_a_sample_is_the_same_each_time_and_of_the_size_asked_for(tmp_path):
+    make_work(tmp_path / "w", small_model())
+    first, second = (run(sys.executable, SCRIPT, "w", "--images=7", cwd=tmp_path).stdout for _ in range(2))
+    assert first == second
+    assert "top-1 changed on 0 of 7 images" in first
+    assert json.loads((tmp_path / "w/run.json").read_text())["onnx"]["file"] == "m.onnx"
