@@ -2,7 +2,8 @@
 # From checkpoint to top-N accuracy and throughput: the steps of README.md, in its order.
 #
 # Usage:    bash run_all.sh [--weights F --datasets_path D] [--batch_sizes 1,16] [--workdir work]
-#                           [--resize 333] [--aipp] [--on-error fail|skip] [--sweep] [--soc_version CHIP]
+#                           [--resize 333] [--interpolation bilinear] [--aipp] [--on-error fail|skip]
+#                           [--sweep | --study] [--soc_version CHIP]
 #                           [--device_ids 0] [--engine benchmark|ais_bench|host]
 #                           [--labels F [--synsets MAP]] [--limit N | --sample N [--seed 0]]
 # Example:  bash run_all.sh
@@ -19,9 +20,12 @@
 #   --sample N          the same, with N images drawn at random (--seed S: another draw)
 #   --workdir DIR       for all that is written (default work); the same command again goes on there
 #   --resize N          short side before the crop, pixels: 333 as the weights' author, 342 as the ModelZoo port
+#   --interpolation I   bilinear (default), as the weights' author, or bicubic
 #   --aipp              uint8 tensors, a quarter of the size, normalised on the chip (README 4)
 #   --on-error skip     leave bad images out, with a list of them (default: fail, when the good ones are done)
 #   --sweep             the table of README 7: batch sizes 1,4,8,16,32, data set and pure inference, and a CSV
+#   --study             what recipe and precision do to the accuracy, on the CPU (README 6.5): --resize 333 and 342,
+#                       bilinear and bicubic, in f32, fp16 and bf16
 #   --check             only look whether this run could start: a line for each thing that it needs, with the cure
 #   --quiet             neither commands nor progress, only what the steps find
 #   --score             score what several ranks have made (README 5.2)
@@ -37,7 +41,8 @@ set -euo pipefail
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
-weights='' datasets='' images='' labels='' synsets='' batch_sizes='' workdir=work resize=333 aipp='' sweep='' score=''
+weights='' datasets='' images='' labels='' synsets='' batch_sizes='' workdir=work resize=333 interpolation='' aipp=''
+sweep='' study='' score=''
 soc_version='' device_ids='' engine='' on_error=fail some=() look='' check=''
 # several machines or processes: torchrun's variables, Slurm's, Open MPI's (README 5.2)
 rank=${RANK:-${SLURM_PROCID:-${OMPI_COMM_WORLD_RANK:-0}}}
@@ -108,6 +113,7 @@ parse_arguments() {
       -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
       --aipp) aipp=yes && shift && continue ;;
       --sweep) sweep=yes && shift && continue ;;
+      --study) study=yes engine=host && shift && continue ;;
       --score) score=yes && shift && continue ;;
       --check) check=yes && shift && continue ;;
       --quiet) export RUN_ALL_QUIET=yes && shift && continue ;;
@@ -121,6 +127,7 @@ parse_arguments() {
       --batch_sizes) batch_sizes=$2 ;;
       --workdir) workdir=$2 ;;
       --resize) resize=$2 ;;
+      --interpolation) interpolation=$2 ;;
       --on-error) on_error=$2 ;;
       --labels) labels=$2 ;;
       --synsets) synsets=$2 ;;
@@ -137,6 +144,7 @@ parse_arguments() {
   [[ -z $look || $look =~ ^(limit[1-9][0-9]*|sample[1-9][0-9]*(_seed[0-9]+)?)$ ]] ||
     die 2 "${some[*]}: neither --limit N nor --sample N --seed S"
   [[ -z $look || $world$score == 1 ]] || die 2 "${some[*]}: a quick look is for one process"
+  [[ -z $study || $world$score$sweep == 1 ]] || die 2 "--study: for one process, and without --sweep"
   [[ $on_error == fail || $on_error == skip ]] || die 2 "--on-error $on_error: neither fail nor skip"
   [[ $batch_sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die 2 "--batch_sizes $batch_sizes: not a list such as 1,16"
 }
@@ -248,11 +256,11 @@ made_of() { # COMMAND FILE...: a text that says what was done, and the sha256 of
 for name in sys.argv[1:]: print(hash_of(name), "", name)' "${@:2}"
 }
 
-compile_om() { # BATCH: README 3
-  local name="3 Conversion: ONNX to om, batch $1" om=xception_bs$1.om command made
-  command=(atc --framework=5 "--model=$onnx" "--output=xception_bs$1" --input_format=NCHW
+compile_om() { # BATCH [PRECISION FLAG]: README 3
+  local name="3 Conversion: ONNX to om, batch $1${2:+, $2}" om=xception_bs$1${2:+_$2}.om command made
+  command=(atc --framework=5 "--model=$onnx" "--output=${om%.om}" --input_format=NCHW
     "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version"
-    ${aipp:+"--insert_op_conf=$suite/xception_aipp.cfg"})
+    ${aipp:+"--insert_op_conf=$suite/xception_aipp.cfg"} "${@:3}")
   made="$(command -v atc) ${command[*]}"
   if [[ -s $om && -s $om.made && $(made_of "$made" "$onnx" "$om") == "$(<"$om.made")" ]]; then
     banner "$name" "${command[@]}"
@@ -269,7 +277,7 @@ compile_om() { # BATCH: README 3
 
 tensors() { # [--share=R/W]: README 4
   step "4 Data set: images to tensors" python3 "$suite/img_preprocess.py" "$images" ./prep_dataset "--resize=$resize" \
-    ${aipp:+--aipp} "--on-error=$on_error" "${some[@]}" "$@"
+    ${interpolation:+"--interpolation=$interpolation"} ${aipp:+--aipp} "--on-error=$on_error" "${some[@]}" "$@"
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
@@ -291,12 +299,12 @@ quick_look() { # README 4: goes on in a folder of its own, with links to the mod
   done
 }
 
-infer() { # BATCH OM_FOLDER OUT: README 5; with --sweep also on made-up data (README 7)
+infer() { # BATCH OM OUT: README 5; with --sweep also on made-up data (README 7)
   local options=("--batch_size=$1" "--device_ids=$device_ids" ${engine:+"--engine=$engine"})
-  step "5 Offline inference, batch $1" python3 "$suite/infer.py" "$2/xception_bs$1.om" "$3" \
+  step "5 Offline inference, batch $1" python3 "$suite/infer.py" "$2" "$3" \
     --info=./xception.info "${options[@]}"
   [[ -z $sweep ]] ||
-    step "7 Pure inference, batch $1" python3 "$suite/infer.py" "$2/xception_bs$1.om" "result/pure_bs$1" \
+    step "7 Pure inference, batch $1" python3 "$suite/infer.py" "$2" "result/pure_bs$1" \
       --round=20 "${options[@]}"
 }
 
@@ -347,13 +355,33 @@ show() { # README 7: report.html; a run without its packages is a run all the sa
   ((status == 0)) || printf 'run_all.sh: no report.html, for the reason above; the figures are whole\n' >&2
 }
 
+compare_precisions() { # BATCH: README 6.5: each recipe in a folder of its own, each precision on its tensors
+  local top=$PWD place precision
+  for resize in 333 342; do
+    for interpolation in bilinear bicubic; do
+      place=study/${resize}_$interpolation
+      mkdir -p "$place"
+      cd "$place"
+      tensors
+      label_file
+      for precision in f32 fp16 bf16; do
+        infer "$1" "../../xception_bs$1_$precision.om" "result/dump_$precision"
+        step "6 Accuracy, $resize $interpolation, $precision" python3 "$suite/imagenet_acc_eval.py" \
+          "result/dump_$precision" "$labels" . "result_$precision.json" "--details=details_$precision.csv"
+      done
+      cd "$top"
+    done
+  done
+  step "6 Recipe and precision" python3 "$suite/study.py" study ${demo:+--demo}
+}
+
 work_share() { # BATCH...: README 5.2: one rank's share of the images, on device LOCAL_RANK
   local batch name=share${rank}of$world
   hold "$name.lock" "$workdir/$name"
   mkdir -p "$name"
   cd "$name"
   tensors "--share=$rank/$world"
-  for batch in "$@"; do infer "$batch" .. "../result/dumpShares_bs$batch/$name"; done
+  for batch in "$@"; do infer "$batch" "../xception_bs$batch.om" "../result/dumpShares_bs$batch/$name"; done
   printf 'share %s of %s is done; when all are: the same command without torchrun and with --score\n' "$rank" "$world"
 }
 
@@ -392,6 +420,15 @@ main() {
   exec 9>.model.lock
   flock 9 # the first of several ranks makes the model, the others find it
   model
+  if [[ -n $study ]]; then
+    compile_om "${batches[0]}" f32 --precision_mode=must_keep_origin_dtype
+    compile_om "${batches[0]}" fp16 --precision_mode=force_fp16
+    compile_om "${batches[0]}" bf16 --precision_mode_v2=mixed_bfloat16
+    exec 9>&-
+    [[ -z $look ]] || quick_look
+    compare_precisions "${batches[0]}"
+    return
+  fi
   for batch in "${batches[@]}"; do compile_om "$batch"; done
   ((world == 1)) || find . -maxdepth 3 -name 'share*of*' ! -name "share*of$world*" -exec rm -rf {} + # another split's
   exec 9>&-
@@ -406,7 +443,7 @@ main() {
   else
     [[ -z $look ]] || quick_look
     tensors
-    for batch in "${batches[@]}"; do infer "$batch" . "result/dumpOutput_bs$batch"; done
+    for batch in "${batches[@]}"; do infer "$batch" "./xception_bs$batch.om" "result/dumpOutput_bs$batch"; done
   fi
   label_file
   reference
