@@ -17,7 +17,7 @@ DEVICES = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}
 
 
 def make_study(folder, lost, images=IMAGES, bf16="bf16"):
-    """Details of all twelve runs; lost[recipe, precision] = (images right before and wrong now, the other way round)."""
+    """Details of all twelve runs; lost[recipe, precision] = (images that are wrong now, images that are right now)."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, images)
     right = random.random(images) < 0.8
