@@ -4,31 +4,37 @@
 Usage:    python3 check.py [--weights F] [--images DIR] [--labels F] [--workdir work] [--batch_sizes 1,16] [--aipp]
                            [--engine cann|host]
 Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
-          ok  tools: CANN is on PATH already (/usr/local/Ascend/.../bin/atc)
-          ok  python: 3.11.2, with numpy 2.4.6, Pillow 13.0.0, tqdm 4.70.0
-          NO  weights: xception-c0a72b38.pth.tar: md5 is 0c8a..., the published file's is 203a...: fetch it again
-          ok  data set: 50000 images, each with its label
-          ok  chips: device 0: Ascend310, health OK
-          NO  disk: 54.8 GB needed in /work, 31.0 GB free: make room, or name another --workdir
-          ok  CPU: 8 cores, AVX-512 without bf16
+          ✓ tools: CANN is on PATH already (/usr/local/Ascend/.../bin/atc)
+          ✓ python: 3.11.2, with numpy 2.4.6, Pillow 13.0.0, tqdm 4.70.0
+          ✗ weights: xception-c0a72b38.pth.tar: md5 is 0c8a..., the published file's is 203a...: fetch it again
+          ✓ data set: 50000 images, each with its label
+          ✓ CANN: 5.1.RC2, benchmark.x86_64
+          ✓ chips: device 0: Ascend310, health OK
+          ✗ disk: 54.8 GB needed in /work, 31.0 GB free: make room, or name another --workdir
+          ✓ CPU: 8 cores, AVX-512 without bf16
 
 Without --weights: of the demo. It reads and computes hashes, and writes nothing. run_all.sh --check calls it with
 what it has found.
 
-Exit 0: the run could start; 3: something is missing, marked NO.
+Exit 0: the run could start; 3: something is missing, marked ✗.
 """
 import argparse
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import chips
-from common import Failure, free_space, hash_of, listing, run
+import infer
+from common import Failure, free_space, hash_of, listing, read, run
 
 # bytes: a float32 and a uint8 tensor, a dump, a checkpoint, ONNX or om (README 4, 5.2 and 3)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
 OLDEST = (3, 8)
+VERSION_FILE = "ascend_toolkit_install.info"
+VERSION_LEVELS = 6  # folders above atc in which CANN's version may stand
+VERSION_LIMIT = 1 << 20  # bytes of the file that tells it
 PACKAGES = {"numpy": "numpy", "PIL": "Pillow", "tqdm": "tqdm", "cv2": "opencv-python", "torch": "torch",
             "torchvision": "torchvision", "onnx": "onnx", "openvino": "openvino"}
 
@@ -102,6 +108,17 @@ def check_data_set(args) -> str:
     return f"{len(images)} images, each with its label"
 
 
+def check_cann(_) -> str:
+    """CANN's version, as far as its folder tells, and the tool that would run an om; raises Failure without one."""
+    version, atc = "version not told", shutil.which("atc")
+    for folder in Path(os.path.realpath(atc)).parents[:VERSION_LEVELS] if atc else []:
+        for path in [*sorted(folder.glob(f"*-linux/{VERSION_FILE}")), folder / VERSION_FILE]:
+            if path.is_file():
+                found = re.search(rb"(?i)^version=([0-9][\w.]*)", read(path, VERSION_LIMIT), re.MULTILINE)
+                version = found.group(1).decode() if found else version
+    return f"{version}, {infer.choose_engine(None, True)}"
+
+
 def check_chips(_) -> str:
     """The chips that npu-smi tells of."""
     good = chips.healthy(chips.find())
@@ -157,13 +174,13 @@ def main() -> int:
         parser.error(f"--batch_sizes {args.batch_sizes}: not a list such as 1,16")
 
     checks = {"python": check_python, "weights": check_weights, "data set": check_data_set, "disk": check_disk}
-    checks.update({"chips": check_chips} if args.engine == "cann" else {"CPU": check_cpu})
+    checks.update({"CANN": check_cann, "chips": check_chips} if args.engine == "cann" else {"CPU": check_cpu})
     missing = 0
     for name, check in checks.items():
         try:
-            print(f"ok  {name}: {check(args)}")
+            print(f"✓ {name}: {check(args)}")
         except (Failure, OSError) as error:
-            print(f"NO  {name}: {error}")
+            print(f"✗ {name}: {error}")
             missing += 1
     return 3 if missing else 0
 

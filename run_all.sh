@@ -198,12 +198,12 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
 
 check() { # README 8: finds inputs and tools as a run does, but goes on after a failure
   local said status=0
-  if said=$(find_inputs 2>&1); then find_inputs; else printf 'NO  inputs: %s\n' "${said#run_all.sh: }" && status=3; fi
+  if said=$(find_inputs 2>&1); then find_inputs; else printf '✗ inputs: %s\n' "${said#run_all.sh: }" && status=3; fi
   if said=$(find_tools 2>&1); then
-    printf 'ok  tools: %s\n' "$(sed -n 's/^env.sh: //p' <<<"$said")"
+    printf '✓ tools: %s\n' "$(sed -n 's/^env.sh: //p' <<<"$said")"
     find_tools 2>/dev/null
   else
-    printf 'NO  tools: %s\n' "$(tr '\n' ' ' <<<"$said")" && status=4
+    printf '✗ tools: %s\n' "$(tr '\n' ' ' <<<"$said")" && status=4
     source "$suite/env.sh" 2>/dev/null
   fi
   [[ ! -d $suite/.venv/bin ]] || PATH=$suite/.venv/bin:$PATH

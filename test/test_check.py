@@ -23,15 +23,15 @@ def test_the_default_job_could_start(tmp_path):
     done = run(sys.executable, SUITE / "check.py", "--weights=", f"--images={DATA / 'val'}",
                f"--labels={DATA / 'val_label.txt'}", cwd=tmp_path)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
-        "ok  python", "ok  weights", "ok  data set", "ok  disk", "ok  CPU"]
+        "✓ python", "✓ weights", "✓ data set", "✓ disk", "✓ CPU"]
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_there(tmp_path):
     done = run(sys.executable, SUITE / "check.py", "--weights=no.pth", cwd=tmp_path, status=3)
     assert done.stdout.splitlines()[1:4] == [
-        "NO  weights: no.pth: no such file; README 1 tells where the published weights come from",
-        "NO  data set: not found, see above", "NO  disk: not known without the data set"]
+        "✗ weights: no.pth: no such file; README 1 tells where the published weights come from",
+        "✗ data set: not found, see above", "✗ disk: not known without the data set"]
 
 
 def test_published_weights_that_are_damaged(args, tmp_path):
@@ -81,3 +81,18 @@ def test_disk(aipp, needed, args, monkeypatch):
     with open(args.workdir / "prep_dataset/x.bin", "wb") as file:
         file.truncate(60 * 10**9)  # what is there already need not fit again
     assert check.check_disk(args).endswith("60.0 GB there already")
+
+
+def test_the_version_of_cann_stands_in_its_folder(args, tmp_path, monkeypatch):
+    """As both layouts have it: below the architecture's folder, and beside it."""
+    for place in ("5.0.2/x86_64-linux", "6.0.1"):
+        toolkit = tmp_path / place.split("/")[0]
+        (toolkit / "atc/bin").mkdir(parents=True)
+        (toolkit / "atc/bin/atc").write_text("")
+        (toolkit / "atc/bin/atc").chmod(0o755)
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "ascend_toolkit_install.info").write_text(
+            f"package_name=Ascend-cann-toolkit\nversion={toolkit.name}\narch=x86_64\n")
+        monkeypatch.setenv("PATH", str(toolkit / "atc/bin"))
+        monkeypatch.setattr(check.infer, "choose_engine", lambda *_: "ais_bench")
+        assert check.check_cann(args) == f"{toolkit.name}, ais_bench"

@@ -526,11 +526,12 @@ def test_check_tells_what_is_there_and_starts_nothing(inputs, run, tmp_path):
     assert done.calls == []  # neither atc nor benchmark
     told = done.out.splitlines()
     assert [line.partition(":")[0] for line in told] == [
-        "ok  tools", "ok  python", "ok  weights", "ok  data set", "ok  disk", "ok  chips"]
-    assert told[0] == f"ok  tools: CANN is on PATH already ({FAKES}/atc)"
-    assert told[3] == f"ok  data set: {IMAGES} images, each with its label"
-    assert re.match(r"ok  disk: 0\.3 GB needed in work, [0-9.]+ GB free$", told[4])
-    assert told[5].startswith("ok  chips: device 0: Ascend310, health OK")
+        "✓ tools", "✓ python", "✓ weights", "✓ data set", "✓ disk", "✓ CANN", "✓ chips"]
+    assert told[0] == f"✓ tools: CANN is on PATH already ({FAKES}/atc)"
+    assert told[3] == f"✓ data set: {IMAGES} images, each with its label"
+    assert re.match(r"✓ disk: 0\.3 GB needed in work, [0-9.]+ GB free$", told[4])
+    assert told[5] == "✓ CANN: version not told, benchmark"
+    assert told[6].startswith("✓ chips: device 0: Ascend310, health OK")
     assert not (tmp_path / "work").exists()
 
 
@@ -540,8 +541,8 @@ def test_check_names_all_that_is_missing_at_once(inputs, run, tmp_path):
     (tools / "atc").symlink_to(FAKES / "atc")
     done = run("--check", "--weights", "no.pth", "--datasets_path", "no", tools=tools)
     assert done.status == 3
-    assert [line[:11] for line in done.out.splitlines()] == [
-        "NO  inputs:", "NO  tools: ", "ok  python:", "NO  weights", "NO  data se", "NO  disk: n", "NO  chips: "]
+    assert [line.partition(":")[0] for line in done.out.splitlines()] == [
+        "✗ inputs", "✗ tools", "✓ python", "✗ weights", "✗ data set", "✗ disk", "✗ CANN", "✗ chips"]
     assert "no inference tool for the chip (README 5)" in done.out
     assert "npu-smi: not found" in done.out
 
