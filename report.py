@@ -26,11 +26,13 @@ import argparse
 import base64
 import contextlib
 import csv
+import importlib.util
 import io
 import itertools
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -152,6 +154,8 @@ def read_details(path: Path) -> tuple:
         columns = list(zip(*rows))
         ints = [np.array(column, dtype=np.int64) for column in (columns[1], columns[2], *columns[4::2])]
         floats = [np.array(column, dtype=np.float64) for column in (columns[3], *columns[5::2])]
+        if any("/" in image for image in columns[0]):
+            raise ValueError("an image whose name is a path")
         if any(column.min() < 0 for column in ints) or not all(0 <= column.min() <= column.max() <= 1
                                                               for column in floats):
             raise ValueError("a class or a probability that is none")
@@ -171,13 +175,20 @@ def class_names(asked, folder, classes: int) -> list:
             return names
     if classes in (1000, BACKGROUND_CLASSES):
         try:
-            from torchvision.models import get_weight
-
-            names = list(get_weight("ResNet50_Weights.DEFAULT").meta["categories"])
-            return ["background"] * (classes - 1000) + names
+            return ["background"] * (classes - 1000) + imagenet_names()
         except ImportError:
             say("no torchvision, which has the names of ImageNet's classes: shown by number (or give --classes)")
     return [f"class {i}" for i in range(classes)]
+
+
+def imagenet_names() -> list:
+    """The 1000 classes as torchvision has them; raises ImportError without it."""
+    found = importlib.util.find_spec("torchvision")
+    with contextlib.suppress(OSError, KeyError, AttributeError):  # the list alone: all of torchvision takes seconds
+        return list(runpy.run_path(str(Path(found.origin).parent / "models/_meta.py"))["_IMAGENET_CATEGORIES"])
+    from torchvision.models import get_weight
+
+    return list(get_weight("ResNet50_Weights.DEFAULT").meta["categories"])
 
 
 def picture(folders: list, recipe: dict, image: str) -> str:

@@ -269,7 +269,7 @@ def test_layers_against_numpy(layout, tmp_path):
 
 def test_the_layer_that_overflows_is_named(tmp_path):
     """On the user's own images, before there is a chip: the input is below 1.64, so 40,000 times it is too much."""
-    values, _ = make_work(tmp_path / "w", overflowing_model(80_000.0 / 1.0))
+    values, _ = make_work(tmp_path / "w", overflowing_model(80_000.0))
     done = run(sys.executable, SCRIPT, "w", cwd=tmp_path)
     found = layers(done.stdout)
     assert found["image"][3] == 0
@@ -303,6 +303,17 @@ def test_dumps_of_an_npu(noise, told, tmp_path):
     assert told in done.stdout
     exact = np.linalg.norm(logits - chip.round(6), axis=1) / np.linalg.norm(logits, axis=1)
     assert f"the NPU differs from float32 by {100 * np.median(exact):.3f} %" in done.stdout
+
+
+def test_the_page_is_drawn_whole(tmp_path):
+    from test_report import browse, probe
+
+    make_work(tmp_path / "w", overflowing_model(80_000.0))
+    run(sys.executable, SCRIPT, "w", cwd=tmp_path)
+    assert browse(tmp_path / "w/precision.html", tmp_path)[1] == []
+    for width in (500, 1200):
+        seen = probe(tmp_path / "w/precision.html", tmp_path, width=width)
+        assert (seen["wrong"], seen["plots"]) == ([], 1)
 
 
 def test_bf16_is_another_precision(tmp_path):

@@ -219,6 +219,12 @@ def benchmark(rounds):
         yield row(f"host benchmark, f32, batch {batch}", f"{images / statistics.median(mine):.3g} images/s",
                   f"ONNX Runtime: {images / statistics.median(theirs):.3g} images/s", f"{ratio(theirs, mine):.2f}x",
                   ">= 1.0x")
+    shutil.copy(WORK / "xception.onnx", WORK / "fp16.onnx")
+    compile_om(1, "fp16", "--precision_mode=force_fp16")
+    mine, theirs = alternate(rounds, lambda: 128 / rates(1, "some.info", "fp16")[0],
+                             lambda: 128 / rates(1, "some.info")[0])
+    yield row("host benchmark, fp16 emulated, batch 1", f"{128 / statistics.median(mine):.3g} images/s",
+              f"in f32: {128 / statistics.median(theirs):.3g} images/s", f"{ratio(theirs, mine):.2f}x", "about 1x")
     if HAS_BF16:
         yield from bfloat16(rounds)
     else:
@@ -333,7 +339,7 @@ def start(rounds):
 def driver(rounds):
     """run_all.sh's default job, when all is made, against its steps one by one."""
     run(["bash", SUITE / "run_all.sh", "--workdir", WORK / "job"], SUITE)
-    commands = json.loads((WORK / "job/run.json").read_text())["commands"]
+    commands = [*json.loads((WORK / "job/run.json").read_text())["commands"], f"python3 {SUITE}/report.py ."]
 
     def steps():
         return sum(run(["bash", "-c", command], WORK / "job")[0] for command in commands
