@@ -26,7 +26,8 @@ LINE_LIMIT = 10_000  # bytes of a line: an info file's has a path of at most 4,0
 LINES_LIMIT = 2_000_000  # of an info or label file: forty times ImageNet's; the lists made of them take 0.5 GB
 held = []  # lock files, open until this process ends
 debug = quiet = False  # whether --debug and --quiet were given
-VERSION = "0.6"
+VERSION = "0.7"
+TOLD_LIMIT = 2000  # characters of an error line: what a stranger's file has in it may be long
 SPEAK_EVERY = 30.0  # seconds between two lines of progress, where stderr is no terminal
 
 
@@ -326,7 +327,7 @@ def run(main):
         sys.exit(status)
     finally:
         held.clear()
-    say(f"{program}: {' '.join(message.split())}")
+    say(f"{program}: {' '.join(message.split())}"[:TOLD_LIMIT])
     try:
         sys.stdout.flush()
     except OSError:  # it is full or gone, and Python would try again as it ends, with a message of its own

@@ -328,3 +328,9 @@ def test_help_answers_at_once_with_usage_and_example(script, tmp_path):
 
 def test_all_scripts_are_known():
     assert len(SCRIPTS) >= 14
+
+
+def test_an_error_line_has_an_end(tmp_path):
+    status, _, err = python("raise Failure('x' * 1_000_000)", tmp_path)
+    assert status == 3
+    assert len(err) == common.TOLD_LIMIT + 1
