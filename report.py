@@ -579,50 +579,64 @@ def changed_cards(a: SimpleNamespace, b: SimpleNamespace, names: list) -> list:
             for i in order[:PHOTOS]]
 
 
-def make_comparison(args) -> int:
-    """compare.html of two work directories."""
-    a, b = (load_run(folder) for folder in args.compare)
+def load_pair(folders: list) -> tuple:
+    """(run A, run B, how many images were left out as only one has them); raises Failure if nothing is comparable."""
+    a, b = (load_run(folder) for folder in folders)
     if a.batch != b.batch and a.batch in b.record["accuracy"]:
-        b = load_run(args.compare[1], a.batch)
+        b = load_run(folders[1], a.batch)
     if a.classes != b.classes:
-        raise Failure(f"{args.compare[1]}: {b.classes} classes, but {args.compare[0]} has {a.classes}: not comparable")
+        raise Failure(f"{folders[1]}: {b.classes} classes, but {folders[0]} has {a.classes}: not comparable")
     theirs = set(b.images)
     images = [image for image in a.images if image in theirs]
     if not images:
-        raise Failure(f"{args.compare[1]}: no image in common with {args.compare[0]}: not comparable")
+        raise Failure(f"{folders[1]}: no image in common with {folders[0]}: not comparable")
     left_out = len(a.images) + len(b.images) - 2 * len(images)
-    with as_written(args.compare[0] / "run.json or that of the other"):
-        facts = [{"what": what, "a": one, "b": other} for (what, one), other in
-                 zip(what_ran(a).items(), what_ran(b).values())]
-        versions = sorted({*a.record["versions"], *b.record["versions"]})
-        facts += [{"what": what, "a": a.record["versions"].get(what, "-"), "b": b.record["versions"].get(what, "-")}
-                  for what in versions]
-        select(a, images), select(b, images)
-        if (a.labels != b.labels).any():
-            image = images[int(np.argmax(a.labels != b.labels))]
-            raise Failure(f"{args.compare[1]}: {image} has another label than in {args.compare[0]}: not comparable")
+    select(a, images), select(b, images)
+    if (a.labels != b.labels).any():
+        image = images[int(np.argmax(a.labels != b.labels))]
+        raise Failure(f"{folders[1]}: {image} has another label than in {folders[0]}: not comparable")
+    return a, b, left_out
+
+
+def facts_of(a: SimpleNamespace, b: SimpleNamespace) -> list:
+    """[{what, a, b}]: what ran in each of the two, versions included."""
+    facts = [{"what": what, "a": one, "b": other} for (what, one), other in
+             zip(what_ran(a).items(), what_ran(b).values())]
+    names = sorted({*a.record["versions"], *b.record["versions"]})
+    return facts + [{"what": name, "a": a.record["versions"].get(name, "-"), "b": b.record["versions"].get(name, "-")}
+                    for name in names]
+
+
+def describe_values(table) -> dict:
+    """Histograms and quantiles of compare_dumps' table, empty without one."""
+    if table is None:
+        return {"plots": [], "quantiles": []}
+    columns = {"largest difference": table[:, 0], "mean difference": table[:, 1],
+               "1 - cosine": np.maximum(0.0, 1 - table[:, 2])}
+    return {"plots": [draw_histogram(values, f"{name} of an image's values", True) for name, values in columns.items()],
+            "quantiles": [{"name": name, "values": [float(np.quantile(values, share)) for share in (0, 0.5, 0.99, 1)]}
+                          for name, values in columns.items()]}
+
+
+def make_comparison(args) -> int:
+    """compare.html of two work directories."""
+    a, b, left_out = load_pair(args.compare)
+    with as_written(args.compare[0] / "run.json, or the other's"):
         names = class_names(args.classes, args.compare[0], a.classes)
+        facts = facts_of(a, b)
         rates = [{"batch": one["batch_size"], "a": one, "b": other} for one, other in
                  itertools.product(rates_of(a), rates_of(b)) if one["batch_size"] == other["batch_size"]]
-        table, rows = differences(a, b, images), paired_rows(a, b)
-        changed = int(np.count_nonzero(a.top[:, 0] != b.top[:, 0]))
-        plots = [] if table is None else [
-            draw_histogram(table[:, 0], "largest difference of an image's values", True),
-            draw_histogram(table[:, 1], "mean difference of an image's values", True),
-            draw_histogram(np.maximum(0.0, 1 - table[:, 2]), "1 - cosine of an image's values", True)]
-        quantiles = [] if table is None else [
-            {"name": name, "values": [float(np.quantile(column, share)) for share in (0, 0.5, 0.99, 1)]}
-            for name, column in zip(("largest difference", "mean difference", "1 - cosine"),
-                                    (table[:, 0], table[:, 1], 1 - table[:, 2]))]
-        out = args.out or Path("compare.html")
-        size = write_page("compare.html", out, a=a, b=b, folders=args.compare, facts=facts, rows=rows, rates=rates,
-                          changed=changed, total=len(images), left_out=left_out, cards=changed_cards(a, b, names),
-                          plots=plots, quantiles=quantiles)
+        cards = changed_cards(a, b, names)
+    table, rows = differences(a, b, a.images), paired_rows(a, b)
+    changed, out = int(np.count_nonzero(a.top[:, 0] != b.top[:, 0])), args.out or Path("compare.html")
+    size = write_page("compare.html", out, a=a, b=b, folders=args.compare, facts=facts, rows=rows, rates=rates,
+                      changed=changed, total=len(a.images), left_out=left_out, cards=cards,
+                      **describe_values(table))
     for row in rows:
         print(f"top-{row['k']}  {row['a']:6.2f} % and {row['b']:6.2f} %: {row['difference']:+.3f} points "
               f"({row['low']:+.3f} to {row['high']:+.3f}), right only in one: {row['only_a']} and {row['only_b']}, "
               f"p = {row['p']:.2g} (McNemar)")
-    print(f"top-1 changed on {changed} of {len(images)} images"
+    print(f"top-1 changed on {changed} of {len(a.images)} images"
           + (f"; {left_out} more are in one run only" if left_out else ""))
     if table is not None:
         print(f"values: largest difference {table[:, 0].max():.3g}, mean {table[:, 1].mean():.3g}, "

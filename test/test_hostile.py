@@ -573,6 +573,17 @@ def scalar_input():
     return model
 
 
+def made_of_constants(shape):
+    """The small model, to whose answer a mean of so many ones is added."""
+    model = small_model()
+    model.graph.node[-1].output[0] = "product"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(shape, "i8"), "shape"))
+    model.graph.node.extend([helper.make_node("ConstantOfShape", ["shape"], ["ones"]),
+                             helper.make_node("ReduceMean", ["ones"], ["mean"], keepdims=0),
+                             helper.make_node("Add", ["product", "mean"], ["class"])])
+    return model
+
+
 def without_nodes():
     model = small_model(opset=25)
     del model.graph.node[:]
@@ -606,6 +617,8 @@ HOSTILE = {  # name: (content, code)
     "beyond a file's end": (lambda: as_initializer(elsewhere("good.bin", offset="100000000000", length="72")), "E19"),
     "before a file's start": (lambda: as_initializer(elsewhere("good.bin", offset="-72", length="72")), "E19"),
     "nowhere in a file": (lambda: as_initializer(elsewhere("good.bin", offset="x" * 30)), "E19"),
+    "2 GB of a constant": (lambda: made_of_constants([30_000_000, 3, 6]), "E19999: Inner error: [m.onnx] makes "),
+    "a trillion of a constant": (lambda: made_of_constants([10**6, 10**6]), "E19999: Inner error: [m.onnx] makes "),
     "no nodes": (without_nodes, "E19005"),
     "no inputs but weights": (lambda: named("input", "weight"), "E19005"),
     "an input without a batch": (scalar_input, "E19005"),
