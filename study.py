@@ -137,7 +137,7 @@ def main() -> int:
     write(args.study / "study.csv", table_text(runs))
     print_table(runs)
     explain(runs, args.demo)
-    print(f"also in {args.study / 'study.csv'}")
+    print(f"also in {(args.study / 'study.csv').resolve()}")
     return 0
 
 
