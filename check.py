@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Look whether all that a run needs is there, before it is started: a line for each, with the cure.
 
-Usage:    python3 check.py [--weights F] [--images DIR] [--labels F] [--workdir work] [--batch_sizes 1,16] [--aipp]
-                           [--engine cann|host]
+Usage:    python3 check.py [--weights F] [--images DIR] [--labels F [--synsets MAP]] [--workdir work]
+                           [--batch_sizes 1,16] [--aipp] [--study] [--on-error fail|skip]
+                           [--limit N | --sample N [--seed 0]] [--engine cann|host]
 Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
           ✓ tools: CANN is on PATH already (/usr/local/Ascend/.../bin/atc)
           ✓ python: 3.11.2, with numpy 2.4.6, Pillow 13.0.0, tqdm 4.70.0
@@ -27,10 +28,11 @@ from pathlib import Path
 
 import chips
 import infer
-from common import Failure, free_space, hash_of, listing, read, run
+from common import Failure, free_space, hash_of, listing, positive, read, run
 
 # bytes: a float32 and a uint8 tensor, a dump, a checkpoint, ONNX or om (README 4, 5.2 and 3)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
+STUDIED = (4, 3)  # recipes and precisions of run_all.sh --study (README 6.5)
 OLDEST = (3, 8)
 VERSION_FILE = "ascend_toolkit_install.info"
 VERSION_LEVELS = 6  # folders above atc in which CANN's version may stand
@@ -78,40 +80,49 @@ def check_weights(args) -> str:
     return f"{args.weights}, md5 {md5}{', as published' if md5 == PUBLISHED_MD5 else ''}"
 
 
-def count_images(args) -> dict:
-    """The images of the data set, as img_preprocess.py finds them."""
-    from img_preprocess import find_images
+def find_images(args) -> tuple:
+    """The images that the run is to take, and the bad ones among them, as img_preprocess.py finds them."""
+    import img_preprocess
 
-    images, bad = find_images(args.images)
-    if bad:
-        raise Failure(f"{len(bad)} images cannot be taken: {listing(f'{path}: {reason}' for _, path, reason in bad)} "
-                      "(--on-error skip leaves them out)")
-    return images
+    return img_preprocess.take_some(*img_preprocess.find_images(args.images), args.limit, args.sample, args.seed)
+
+
+def find_labels(args) -> dict:
+    """{image: class id}, as the run reads them."""
+    from imagenet_acc_eval import read_labels
+    from labels import read_source, read_synsets
+
+    if args.labels.name == "val_label.txt" and not args.labels.is_dir():
+        return read_labels(args.labels)
+    found, _ = read_source(args.labels, read_synsets(args.synsets) if args.synsets else ({}, {}), None)
+    return {name.split(".")[0]: label for name, label in found.items()}
 
 
 def check_data_set(args) -> str:
     """Whether each image has its label, and each label its image."""
-    from imagenet_acc_eval import read_labels
-
-    if not args.images:
+    if not args.images or not args.labels:
         raise Failure("not found, see above")
-    images = count_images(args)
-    if not args.labels or not args.labels.is_file() or args.labels.name != "val_label.txt":
-        return f"{len(images)} images; labels.py is to make their labels from {args.labels}"
-    labels = read_labels(args.labels)
-    unlabelled, gone = sorted(images.keys() - labels.keys()), sorted(labels.keys() - images.keys())
+    images, bad = find_images(args)
+    left_out = f"{len(bad)} images cannot be taken: {listing(f'{path}: {reason}' for _, path, reason in bad)}"
+    if bad and args.on_error == "fail":
+        raise Failure(f"{left_out} (--on-error skip leaves them out)")
+    labels = find_labels(args)
+    unlabelled = sorted(images.keys() - labels.keys())
+    gone = sorted(labels.keys() - images.keys() - {name for name, _, _ in bad})
     if unlabelled:
         raise Failure(f"{len(unlabelled)} of {len(images)} images have no label in {args.labels}: "
                       f"{listing(unlabelled)}")
-    if gone:
+    if gone and not (args.limit or args.sample or args.on_error == "skip"):
         raise Failure(f"{len(gone)} of {len(labels)} labels have no image in {args.images}: {listing(gone)}")
-    return f"{len(images)} images, each with its label"
+    return f"{len(images)} images, each with its label{f'; {left_out}' if bad else ''}"
 
 
 def check_cann(_) -> str:
     """CANN's version, as far as its folder tells, and the tool that would run an om; raises Failure without one."""
     version, atc = "version not told", shutil.which("atc")
-    for folder in Path(os.path.realpath(atc)).parents[:VERSION_LEVELS] if atc else []:
+    if not atc:
+        raise Failure("atc is not on PATH: install CANN's toolkit (README 2)")
+    for folder in Path(os.path.realpath(atc)).parents[:VERSION_LEVELS]:
         for path in [*sorted(folder.glob(f"*-linux/{VERSION_FILE}")), folder / VERSION_FILE]:
             if path.is_file():
                 found = re.search(rb"(?i)^version=([0-9][\w.]*)", read(path, VERSION_LIMIT), re.MULTILINE)
@@ -130,12 +141,12 @@ def check_disk(args) -> str:
     """Whether what the run is to write fits on the disk of the work directory."""
     if not args.images:
         raise Failure("not known without the data set")
-    batches = len(args.batch_sizes.split(","))
+    recipes, oms = STUDIED if args.study else (1, len(args.batch_sizes.split(",")))
     tensor = TENSOR_UINT8 if args.aipp else TENSOR
-    images = len(count_images(args))
-    needed = images * (tensor + batches * DUMP) + (batches + 1 + (not args.weights)) * MODEL
-    there = sum(entry.stat().st_size for name in (".", "prep_dataset") for entry in os.scandir(args.workdir / name)
-                if entry.is_file()) if (args.workdir / "prep_dataset").is_dir() else 0
+    needed = recipes * len(find_images(args)[0]) * (tensor + oms * DUMP) + (oms + 1 + (not args.weights)) * MODEL
+    used = args.workdir.glob("study/*/prep_dataset") if args.study else [args.workdir / "prep_dataset"]
+    there = sum(entry.stat().st_size for folder in [args.workdir, *used] if folder.is_dir()
+                for entry in os.scandir(folder) if entry.is_file())
     folder = args.workdir
     while not folder.is_dir():
         folder = folder.absolute().parent
@@ -165,9 +176,15 @@ def main() -> int:
     parser.add_argument("--weights", type=lambda text: Path(text) if text else None, help="empty: the demo's")
     parser.add_argument("--images", type=lambda text: Path(text) if text else None)
     parser.add_argument("--labels", type=lambda text: Path(text) if text else None)
+    parser.add_argument("--synsets", type=lambda text: Path(text) if text else None)
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--batch_sizes", default="1,16")
     parser.add_argument("--aipp", action="store_true")
+    parser.add_argument("--study", action="store_true", help="four recipes, three precisions")
+    parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="with bad images")
+    parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N images")
+    parser.add_argument("--sample", type=positive, default=0, metavar="N", help="only N images, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="for --sample")
     parser.add_argument("--engine", choices=("cann", "host"), default="host")
     args = parser.parse_args()
     if not re.fullmatch(r"[0-9]+(,[0-9]+)*", args.batch_sizes):

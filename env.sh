@@ -45,6 +45,7 @@ _choose() {
     if [[ -f $toolkit/set_env.sh ]]; then
       _source_loosely "$toolkit/set_env.sh"
       ATC_ENGINE=cann _chosen="CANN from $toolkit/set_env.sh"
+      command -v atc >/dev/null || _chosen+=", but that puts no atc on PATH"
       return
     elif [[ -x $toolkit/latest/atc/bin/atc ]]; then
       _cann_of_5_0_1 "$toolkit/latest"

@@ -93,6 +93,9 @@ def choose_engine(asked, ascend: bool) -> str:
         return "benchmark"
     if asked != "benchmark" and importlib.util.find_spec("ais_bench"):
         return "ais_bench"
+    for path in (Path(BINARY), HERE / BINARY):
+        if asked != "ais_bench" and path.is_file():
+            raise Failure(f"{path}: not executable: chmod +x {shlex.quote(str(path))}", 4)
     missing = {"benchmark": BINARY, "ais_bench": "ais_bench"}.get(asked, f"{BINARY} or ais_bench")
     raise Failure(f"{missing}: not found; lay CANN's {BINARY} beside the scripts, or install ais_bench with "
                   "aclruntime", 4)

@@ -86,6 +86,11 @@ def class_folders(source: Path) -> list:
 def from_folders(source: Path, synsets: dict, folders: str) -> dict:
     """{image: class id} of class folders."""
     names = class_folders(source)
+    if not names:
+        raise Failure(f"{source}: no class folders in it")
+    hidden = [name for name in names if name.startswith(".")]
+    if hidden:  # such as .ipynb_checkpoints, which would be class 0 and shift all others
+        raise Failure(f"{source}: {listing(hidden)}: hidden folders are no classes: remove them")
     if synsets:
         ids = {name: class_of(name, str(source), synsets) for name in names}
     elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:

@@ -184,6 +184,8 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
     ATC_ENGINE=host PATH=$suite/host:$PATH
   fi
   if [[ $ATC_ENGINE == cann ]]; then
+    command -v atc >/dev/null ||
+      die 4 "atc: not found, though CANN is: install its toolkit, or name another with ASCEND_INSTALL_PATH (README 2)"
     [[ ! -x ./$benchmark ]] || PATH=$PWD:$PATH # the binary is handed out alone
     python3 "$suite/infer.py" --which ${engine:+"--engine=$engine"} >/dev/null ||
       die 4 "no inference tool for the chip (README 5)"
@@ -207,8 +209,9 @@ check() { # README 8: finds inputs and tools as a run does, but goes on after a 
     source "$suite/env.sh" 2>/dev/null
   fi
   [[ ! -d $suite/.venv/bin ]] || PATH=$suite/.venv/bin:$PATH
-  python3 "$suite/check.py" "--weights=$weights" "--images=$images" "--labels=$labels" "--workdir=$workdir" \
-    "--batch_sizes=$batch_sizes" ${aipp:+--aipp} "--engine=${ATC_ENGINE:-host}" || status=$?
+  python3 "$suite/check.py" "--weights=$weights" "--images=$images" "--labels=$labels" "--synsets=$synsets" \
+    "--workdir=$workdir${look:+/$look}" "--batch_sizes=$batch_sizes" ${aipp:+--aipp} ${study:+--study} \
+    "--on-error=$on_error" "${some[@]}" "--engine=${ATC_ENGINE:-host}" || status=$?
   return "$status"
 }
 

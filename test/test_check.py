@@ -1,5 +1,6 @@
 """check.py: what a run needs is there, or named with the cure."""
 import importlib.util
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ DATA = SUITE / "test/data/imagenet"
 def args(tmp_path):
     """Those of the default job, below tmp_path."""
     return SimpleNamespace(weights=None, images=DATA / "val", labels=DATA / "val_label.txt", workdir=tmp_path / "work",
-                           batch_sizes="1,16", aipp=False, engine="host")
+                           batch_sizes="1,16", aipp=False, engine="host", synsets=None, study=False, on_error="fail",
+                           limit=0, sample=0, seed=0)
 
 
 def test_the_default_job_could_start(tmp_path):
@@ -65,15 +67,49 @@ def test_images_and_labels_that_do_not_belong_together(args, tmp_path):
     args.labels.write_text("\n".join([*rows, "more.JPEG 1"]))
     with pytest.raises(Failure, match="1 of 46 labels have no image in .*: more"):
         check.check_data_set(args)
-    args.labels = DATA / "val"
-    assert check.check_data_set(args) == f"45 images; labels.py is to make their labels from {args.labels}"
+    args.limit = 40  # a quick look leaves out images, and so labels
+    with pytest.raises(Failure, match="1 of 40 images have no label"):
+        args.labels.write_text("\n".join(rows[1:]))
+        check.check_data_set(args)
+    args.labels.write_text("\n".join([*rows, "more.JPEG 1"]))
+    assert check.check_data_set(args) == "40 images, each with its label"
+
+
+def test_labels_are_read_as_the_run_reads_them(args, tmp_path):
+    args.labels = DATA / "val"  # no class folders in it
+    with pytest.raises(Failure, match="val: no class folders in it"):
+        check.check_data_set(args)
+    rows = [line.split() for line in (DATA / "val_label.txt").read_text().splitlines()]
+    args.labels = tmp_path / "labels.csv"
+    args.labels.write_text("".join(f"{name},n{int(label):08}\n" for name, label in rows))
+    with pytest.raises(Failure, match="labels.csv:1: n[0-9]{8}: give --synsets"):
+        check.check_data_set(args)
+    args.synsets = tmp_path / "synsets.txt"
+    args.synsets.write_text("".join(f"n{number:08}\n" for number in range(1000)))
+    assert check.check_data_set(args) == "45 images, each with its label"
+
+
+def test_bad_images_are_left_out_if_the_run_leaves_them_out(args, tmp_path):
+    args.images = tmp_path / "val"
+    shutil.copytree(DATA / "val", args.images)
+    image = next(args.images.iterdir())
+    image.unlink()
+    image.symlink_to("nothing.JPEG")
+    with pytest.raises(Failure, match="^1 images cannot be taken: .*No such file or directory .--on-error skip"):
+        check.check_data_set(args)
+    args.on_error = "skip"
+    assert check.check_data_set(args).startswith("44 images, each with its label; 1 images cannot be taken: ")
 
 
 @pytest.mark.parametrize(("aipp", "needed"), [(False, "55.0"), (True, "14.8")])
 def test_disk(aipp, needed, args, monkeypatch):
     args.aipp = aipp
-    monkeypatch.setattr(check, "count_images", lambda args: dict.fromkeys(range(50_000)))
+    monkeypatch.setattr(check, "find_images", lambda args: (range(50_000), []))
+    monkeypatch.setattr(check, "free_space", lambda folder: 10**12)
     assert check.check_disk(args).startswith(f"{needed} GB needed in {args.workdir}, ")
+    args.study = True
+    assert check.check_disk(args).startswith({"55.0": "221.0", "14.8": "60.1"}[needed] + " GB needed")
+    args.study = False
     monkeypatch.setattr(check, "free_space", lambda folder: 1_000_000)
     with pytest.raises(Failure, match="0.0 GB free: make room, or name another --workdir"):
         check.check_disk(args)
@@ -96,3 +132,6 @@ def test_the_version_of_cann_stands_in_its_folder(args, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(toolkit / "atc/bin"))
         monkeypatch.setattr(check.infer, "choose_engine", lambda *_: "ais_bench")
         assert check.check_cann(args) == f"{toolkit.name}, ais_bench"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Failure, match="^atc is not on PATH"):
+        check.check_cann(args)

@@ -172,6 +172,14 @@ def test_cann_5_0_1(place, source, where, options):
     assert err == f"env.sh: CANN from {latest} (5.0.1 layout)\n"
 
 
+def test_a_set_env_without_atc_is_told(place, source):
+    add_set_env(place.cann)
+    (place.cann / "bin/atc").unlink()
+    _, variables, err = source()
+    assert variables["ATC_ENGINE"] == "cann"
+    assert err == f"env.sh: CANN from {place.cann}/set_env.sh, but that puts no atc on PATH\n"
+
+
 def test_cann_5_0_1_comes_before_the_users_own_folders(place, source):
     add_5_0_1(place.cann)
     _, variables, _ = source(PYTHONPATH="/mine", LD_LIBRARY_PATH="/opt/a:/opt/b")

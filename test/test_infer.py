@@ -243,6 +243,14 @@ def test_which_tool(folder, tmp_path_factory):
     assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
 
 
+def test_a_binary_that_was_not_made_executable(folder):
+    (folder / BINARY).chmod(0o644)
+    which = [sys.executable, SUITE / "infer.py", "--which"]
+    told = f"infer.py: {BINARY}: not executable: chmod +x {BINARY}\n"
+    assert run(*which, cwd=folder, status=4).stderr == told
+    assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
+
+
 def test_the_stand_in_says_that_it_cannot_run_an_ascend_om(folder):
     bad = go(folder, "--engine=host", status=4)
     assert "an om for an Ascend chip, which this CPU stand-in cannot run" in bad.err

@@ -106,6 +106,14 @@ def test_some_of_imagenets_synsets_get_their_ids(maps):
     assert "'cats' is neither a class id nor a synset" in make(maps, "--synsets=map_clsloc.txt", status=3)
 
 
+def test_folders_that_are_no_classes(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.JPEG").touch()
+    assert make(tmp_path, status=3) == "source: no class folders in it\n"
+    folders(tmp_path, {"cat": ["a.JPEG"], ".ipynb_checkpoints": [], "#old": ["b.JPEG"]})
+    assert make(tmp_path, status=3) == "source: .ipynb_checkpoints: hidden folders are no classes: remove them\n"
+
+
 def test_folders_named_by_numbers(tmp_path):
     folders(tmp_path, {str(number): [f"x{number}.JPEG"] for number in range(12)})
     assert "was the network trained with --folders sorted" in make(tmp_path, status=3)

@@ -408,6 +408,20 @@ def no_binary(tmp_path):
     return tmp_path / "tools"
 
 
+def test_cann_without_atc(run, tmp_path):
+    """Only its runtime, for instance: told before anything starts."""
+    cann = tmp_path / "cann/ascend-toolkit"
+    cann.mkdir(parents=True)
+    (cann / "set_env.sh").write_text("")
+    done = run(tools=tmp_path / "none", ASCEND_INSTALL_PATH=str(tmp_path / "cann"))
+    assert (done.status, done.out) == (4, "")
+    assert done.err.splitlines() == [
+        f"env.sh: CANN from {cann}/set_env.sh, but that puts no atc on PATH",
+        "run_all.sh: atc: not found, though CANN is: install its toolkit, or name another with ASCEND_INSTALL_PATH "
+        "(README 2)"]
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("old", ["", "1"], ids=["summary beside the folder", "sumary.json inside"])
 def test_ais_bench_where_there_is_no_binary(old, inputs, finished, run, no_binary, work):
     done = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary,
