@@ -172,6 +172,16 @@ def read_json(path):
         raise ValueError(str(error)) from error
 
 
+@contextlib.contextmanager
+def as_written(path: Path):
+    """Turn the surprises of a file that somebody changed into one Failure that names it."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        raise Failure(f"{path}: not as the suite writes it ({type(error).__name__}: {error}): run run_all.sh again"
+                      ) from error
+
+
 def lines(path):
     """Yield (number, line) of a text file; undecodable bytes are kept. Raises Failure on a file beyond the limits."""
     size_of(path)

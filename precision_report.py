@@ -33,7 +33,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import report
-from common import Failure, hash_of, import_openvino, listing, positive, progress, read, run
+from common import Failure, as_written, hash_of, import_openvino, listing, positive, progress, read, run
 from imagenet_acc_eval import TOP, find_dumps, highest, rank, read_dump
 from report import LONGEST
 
@@ -232,7 +232,7 @@ def main() -> int:
     args = parser.parse_args()
 
     found = report.load_run(args.workdir)
-    with report.as_written(args.workdir / "run.json"):
+    with as_written(args.workdir / "run.json"):
         recipe = found.record["recipe"]
         onnx = Path(args.workdir, found.record["onnx"]["file"])
         size = 3 * int(recipe["crop"]) ** 2 * {"float32": 4, "uint8": 1}[recipe["dtype"]]

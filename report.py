@@ -46,6 +46,7 @@ from PIL import Image
 import throughput
 from common import (
     Failure,
+    as_written,
     lines,
     positive,
     printable,
@@ -69,6 +70,7 @@ LONGEST = 12  # rows of the tables of classes and pairs
 BINS = 15  # of the calibration curve (C. Guo et al., arXiv 1706.04599)
 CHUNK = 512  # pairs of dumps that a process compares at a time
 OM_START = 1 << 20  # bytes in which a host om tells of demo weights
+CLASSES_LIMIT = 1_000_000  # all of ImageNet has 21,841
 DETAILS_LIMIT = 1 << 30  # bytes; 50,000 images have some 6 MB
 # Percent, of an Ascend 310 and a 310P3 by the ModelZoo port, and of PyTorch by the weights' author (README 6.2)
 PUBLISHED = {"PyTorch, published": (78.892, 94.292), "Ascend 310, published": (78.35, 94.31),
@@ -101,6 +103,8 @@ def load_run(folder: Path, batch: str = "") -> SimpleNamespace:
         run_ = SimpleNamespace(
             folder=folder, record=record, batch=str(int(batch)), total=int(told["Number of images"]),
             classes=int(told["Number of classes"]), reference=percentages(record["reference"]))
+        if run_.total < 1 or not 2 <= run_.classes <= CLASSES_LIMIT:
+            raise ValueError(f"{run_.total:,} images, {run_.classes:,} classes")
     path = folder / f"details_bs{run_.batch}.csv"
     run_.images, run_.labels, run_.ranks, run_.own, run_.top, run_.chances = read_details(path)
     run_.counts = [int(np.count_nonzero(run_.ranks <= k)) for k in range(1, run_.top.shape[1] + 1)]
@@ -125,19 +129,9 @@ def rates_of(run_: SimpleNamespace) -> list:
     for row in rows:
         records = run_.record["inference"][str(row["batch_size"])]
         told = [rate.get("stages", {}) for record in records for rate in record["rates"].values()]
-        row["stages"] = {stage: float(np.mean([stages[stage] for stages in told if stage in stages]))
+        row["stages"] = {stage: float(np.mean([float(stages[stage]) for stages in told if stage in stages]))
                          for stage in STAGES if any(stage in stages for stages in told)}
     return rows
-
-
-@contextlib.contextmanager
-def as_written(path: Path):
-    """Turn the surprises of a file that somebody changed into one Failure that names it."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
-        raise Failure(f"{path}: not as the suite writes it ({type(error).__name__}: {error}): run run_all.sh again"
-                      ) from error
 
 
 def read_details(path: Path) -> tuple:
@@ -381,15 +375,21 @@ def draw_histogram(values, label: str, logarithmic=False):
 
 
 def write_page(template: str, path: Path, **values) -> int:
-    """Fill a template of templates/; whatever comes from a user's file is escaped. Returns its size in bytes."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    """Fill a template of templates/; whatever comes from a user's file is escaped. Returns its size in bytes.
+
+    Raises ValueError if the values lack something that the page shows.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
     from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined, finalize=lambda value: value if isinstance(value, Markup) or
         not isinstance(value, str) else printable(value))
-    data = environment.get_template(template).render(**values).encode()
+    try:
+        data = environment.get_template(template).render(**values).encode()
+    except UndefinedError as error:
+        raise ValueError(str(error)) from error
     write_file(path, data)
     return len(data)
 
@@ -629,9 +629,10 @@ def make_comparison(args) -> int:
         cards = changed_cards(a, b, names)
     table, rows = differences(a, b, a.images), paired_rows(a, b)
     changed, out = int(np.count_nonzero(a.top[:, 0] != b.top[:, 0])), args.out or Path("compare.html")
-    size = write_page("compare.html", out, a=a, b=b, folders=args.compare, facts=facts, rows=rows, rates=rates,
-                      changed=changed, total=len(a.images), left_out=left_out, cards=cards,
-                      **describe_values(table))
+    with as_written(args.compare[0] / "run.json, or the other's"):
+        size = write_page("compare.html", out, a=a, b=b, folders=args.compare, facts=facts, rows=rows, rates=rates,
+                          changed=changed, total=len(a.images), left_out=left_out, cards=cards,
+                          **describe_values(table))
     for row in rows:
         print(f"top-{row['k']}  {row['a']:6.2f} % and {row['b']:6.2f} %: {row['difference']:+.3f} points "
               f"({row['low']:+.3f} to {row['high']:+.3f}), right only in one: {row['only_a']} and {row['only_b']}, "

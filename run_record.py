@@ -19,10 +19,11 @@ import argparse
 import importlib.util
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
-from common import Failure, hash_of, read_json, run, write
+from common import Failure, as_written, hash_of, lines, read_json, run, write
 from infer import is_ascend
 
 HERE = Path(__file__).resolve().parent
@@ -70,19 +71,31 @@ def describe_om(path: Path, onnx: str) -> dict:
 
 def shares_of(batch: str) -> list:
     """Names of the shares that were scored, in order of rank: share0of4 and so on."""
-    names = [path.stem for path in Path(f"result/dumpShares_bs{batch}").glob("share*of*.json")]
+    names = [path.stem for path in Path(f"result/dumpShares_bs{batch}").glob("share*of*.json")
+             if re.fullmatch(r"share[0-9]+of[0-9]+", path.stem)]
     return sorted(names, key=lambda name: int(name[len("share"):].split("of")[0]))
 
 
 def describe_data_set(folders: list) -> tuple:
     """(data_set, recipe) of run.json, from the manifests of the folders that hold the bins."""
-    manifests = [read_step(folder / "manifest.json") for folder in folders]
+    manifests = []
+    for folder in folders:
+        with as_written(folder / "manifest.json"):
+            manifest = read_step(folder / "manifest.json")
+            manifests.append({key: manifest[key] for key in ("source", "recipe", "count", "listing_sha256")})
+            int(manifest["count"])
     first = manifests[0]
     for folder, manifest in zip(folders, manifests):
         if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
             raise Failure(f"{folder}: of another source or recipe than {folders[0]}: run the ranks again")
     return {"source": first["source"], "count": sum(manifest["count"] for manifest in manifests),
             "listing_sha256": [manifest["listing_sha256"] for manifest in manifests]}, first["recipe"]
+
+
+def figures(path: Path) -> dict:
+    """{key: value} of a result.json."""
+    with as_written(path):
+        return {row["key"]: row["value"] for row in read_step(path)["value"]}
 
 
 def main() -> int:
@@ -105,12 +118,12 @@ def main() -> int:
     records = {batch: [f"dumpShares_bs{batch}/{share}" for share in shares] or [f"dumpOutput_bs{batch}"]
                for batch in batches}
     commands = [*(f"commands_{rank}.txt" for rank in range(len(shares))), "commands.txt"]
-    accuracy = {batch: read_step(Path(f"result_bs{batch}.json"))["value"] for batch in batches}
+    accuracy = {batch: figures(Path(f"result_bs{batch}.json")) for batch in batches}
     onnx = hash_of(args.onnx)
     record = {
         "demo": args.demo,
         "quick_look": args.quick_look,
-        "commands": [line for name in commands for line in Path(name).read_text().splitlines()],
+        "commands": [line for name in commands for _, line in lines(name)],
         "versions": versions(),
         "weights": {"file": str(args.weights), "sha256": hash_of(args.weights)},
         "onnx": {"file": str(args.onnx), "sha256": onnx},
@@ -121,7 +134,7 @@ def main() -> int:
         "inference": {batch: [read_step(Path(f"result/{name}.json")) for name in names]
                       for batch, names in records.items()},
         "reference": args.reference,
-        "accuracy": {batch: {row["key"]: row["value"] for row in rows} for batch, rows in accuracy.items()},
+        "accuracy": accuracy,
     }
     write("run.json", json.dumps(record, indent=1) + "\n")
     print(f"run.json: what ran, with sha256 of weights, ONNX and {len(batches)} oms")

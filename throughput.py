@@ -17,6 +17,7 @@ OUT.csv: a header line, then a line for each batch size: batch_size, devices, in
 import argparse
 import csv
 import io
+import math
 from pathlib import Path
 
 from common import Failure, read_json, run, write
@@ -32,11 +33,12 @@ def read_record(path: Path) -> dict:
         for key, kind in FIELDS.items():
             if not isinstance(record[key], kind):
                 raise TypeError(key)
-        numbers = [rate["interface"] for rate in record["rates"].values()] + [record.get("e2e") or 0]
-        for number in [*numbers, record.get("images", 0), *record["rates"]]:
-            float(number)
-        if not all(isinstance(number, (int, float)) for number in numbers):
+        rates, e2e, images = record["rates"], record.get("e2e"), record.get("images", 0)
+        numbers = [rate["interface"] for rate in rates.values()] + [0 if e2e is None else e2e, images]
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
             raise TypeError("rates")
+        if not all(device.isdecimal() for device in rates) or not isinstance(record.get("device", ""), str):
+            raise TypeError("device")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Failure(f"{path}: not a record of infer.py") from error
     if not record["complete"]:

@@ -130,3 +130,23 @@ def small(tmp_path):
         tensor.tofile(tmp_path / f"p/t{i}.bin")
     (tmp_path / "m.info").write_text("".join(f"{i} ./p/t{i}.bin {SIDE} {SIDE}\n" for i in range(5)))
     return tmp_path
+
+
+ODD = (None, True, -1, 0, 10**400, float("nan"), "x", "", [], {}, [[]], "gone")
+
+
+def others(content, top=None):
+    """Yield `top` (what json.loads made) with one of its values after the other replaced by each of ODD, or gone."""
+    top = content if top is None else top
+    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    if content is top:
+        yield from ODD
+    for key in list(keys):
+        kept = content[key]
+        for value in ODD:
+            content[key] = value
+            if value == "gone" and isinstance(content, dict):
+                del content[key]
+            yield top
+            content[key] = kept
+        yield from others(kept, top)

@@ -40,6 +40,7 @@ import imagenet_acc_eval  # noqa: E402
 import img_preprocess  # noqa: E402
 import infer  # noqa: E402
 import om  # noqa: E402
+import run_record  # noqa: E402
 import throughput  # noqa: E402
 from common import Failure  # noqa: E402
 
@@ -114,6 +115,7 @@ def manifest(data):
     put("manifest.json", data)
     gen_dataset_info.check_manifest(str(FOLDER), 45)
     img_preprocess.read_manifest(FOLDER)
+    run_record.describe_data_set([FOLDER])
 
 
 def record(data):
@@ -121,11 +123,15 @@ def record(data):
     records = throughput.merge([throughput.read_record(path)], [path])
     with contextlib.redirect_stdout(io.StringIO()):
         throughput.print_table(throughput.rows(records, {}, "Ascend310"), records, False)
+        throughput.device_line(records, "Ascend310")
 
 
 def result(data):
     text = imagenet_acc_eval.result_text([1, 1, 1, 1, 1], 1, 1000)
-    assert imagenet_acc_eval.largest_difference(text, put("result.json", data)) >= 0
+    path = put("result.json", data)
+    with contextlib.suppress(Failure):
+        run_record.figures(path)
+    assert imagenet_acc_eval.largest_difference(text, path) >= 0
 
 
 def npu_smi(data):
@@ -152,13 +158,15 @@ SEEDS = {  # target: (reader, inputs; the first is one that it takes)
                      om.ASCEND_HEADER.pack(om.ASCEND_MAGIC, 256, 44) + bytes(220)]),
     "om_header": (om_header, [HEADER]),
     "input_shape": (input_shape, [b"image:1,3,299,299", b"a:1;b:c:2,2", b"x:-1"]),
-    "manifest": (manifest, [b'{"recipe": {"dtype": "float32"}, "complete": true, "count": 45}']),
+    "manifest": (manifest, [b'{"source": "/val", "recipe": {"dtype": "float32"}, "complete": true, "count": 45, '
+                              b'"listing_sha256": ""}']),
     "record": (record, [RECORD]),
     "result": (result, [imagenet_acc_eval.result_text([1, 1, 1, 1, 1], 1, 1000).encode()]),
     "npu_smi": (npu_smi, [NPU_SMI]),
 }
 FINDINGS = [  # (target, input): once not handled; tried in every run
     ("record", RECORD.replace(b"interface", b"x")),
+    ("record", RECORD.replace(b'"e2e": ', b'"e2e": [], "was": ')),
     ("input_shape", b"image:" + b"9" * 5000),
     ("info", b"9" * 5000 + b" a.bin 299 299\n"),
     ("om_header", b"[" * 100_000),

@@ -1,9 +1,12 @@
 """No input makes a reader fail in a way that is not foreseen: fuzz.py's targets, some hundred inputs each."""
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fuzz
+from conftest import others
 
 EDIT = st.tuples(st.sampled_from(["insert", "delete", "replace", "double"]), st.floats(0, 1), st.integers(0, 20),
                  st.one_of(st.binary(max_size=8), st.sampled_from([
@@ -32,6 +35,13 @@ def edited(seed: bytes, edits: list) -> bytes:
 def test_any_input_is_read_or_refused(target, data):
     seed = data.draw(st.sampled_from([b"", *fuzz.SEEDS[target][1]]))
     fuzz.handles(target, data.draw(st.binary()) if not seed else edited(seed, data.draw(st.lists(EDIT, max_size=6))))
+
+
+@pytest.mark.parametrize("target", ["manifest", "record", "result", "om_header"])
+def test_every_value_of_a_json_file_may_be_of_another_kind(target):
+    seed = fuzz.SEEDS[target][1][0]
+    for data in others(json.loads(seed)):
+        fuzz.handles(target, json.dumps(data).encode())
 
 
 @pytest.mark.parametrize("target", fuzz.SEEDS)

@@ -1,5 +1,6 @@
 """report.py: the pages' figures against scipy and plain loops, and the pages themselves in a headless browser."""
 import html
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from scipy.stats import binomtest
 
 import report
 from common import Failure
-from conftest import SUITE, run
+from conftest import SUITE, others, run
 from imagenet_acc_eval import write_details
 
 REPORT = SUITE / "report.py"
@@ -125,6 +126,30 @@ def test_calibration_against_a_plain_loop(logits, tmp_path):
             assert accuracy[place] == pytest.approx(np.mean([run_.ranks[i] == 1 for i in inside]))
             expected += len(inside) * abs(accuracy[place] - confidence[place]) / 40
     assert error == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("words", [("w",), ("--compare", "other", "w")], ids=["report", "compare"])
+def test_every_value_of_a_run_may_be_of_another_kind(words, logits, tmp_path, monkeypatch):
+    """A page or one line, which names the file. Without plots and dumps, and every fifth case, for the time they take.
+
+    Five and the number of odd values have no common factor, so that each place gets two or three of them.
+    """
+    for name in ("w", "other"):
+        make_run(tmp_path / name, *logits, batches=("1",))
+    record = json.loads((tmp_path / "w/run.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "plot", lambda *_, **__: "")
+    monkeypatch.setattr(report, "differences", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["report.py", *words])
+    refused = 0
+    for data in itertools.islice(others(record), 0, None, 5):
+        (tmp_path / "w/run.json").write_text(json.dumps(data))
+        try:
+            assert report.main() == 0
+        except Failure as error:
+            refused += 1
+            assert re.match(r"(w|other)/(run\.json|details_bs\d+\.csv|accuracy_bs\d+\.txt)", str(error)), error
+    assert refused > 50
 
 
 def test_a_network_that_is_always_sure_and_right(tmp_path):
