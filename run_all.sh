@@ -69,13 +69,15 @@ run() { # COMMAND...: in a process group of its own, for which this script waits
 
 # shellcheck disable=SC2329 # called by traps
 stop() { # STATUS: end what runs, within two seconds
-  local tenth
+  local tenth now=${EPOCHREALTIME:-0} end # microseconds; bash 4 has no such clock, there the tenths alone count
+  end=$((${now/[.,]/} + 1400000))
   trap '' HUP INT TERM
   if [[ -n $child ]]; then
     kill -TERM -- "-$child" || true
     for ((tenth = 0; tenth < 15; tenth++)); do
-      kill -0 -- "-$child" || break
+      if ! kill -0 -- "-$child" || ((${now/[.,]/} >= end)); then break; fi
       sleep 0.1
+      [[ $now == 0 ]] || now=$EPOCHREALTIME
     done
     kill -KILL -- "-$child" || true
   fi 2>/dev/null
