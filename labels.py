@@ -10,7 +10,8 @@ SOURCE is recognised by what is in it:
   lines "NAME CLASS"     val_label.txt itself
   a folder               of class folders, DIR/CLASS/IMAGE; classes count from 0 in order of the folders' names, as
                          torchvision's ImageFolder counts them (--folders number: the name is the class id)
-  CSV                    a column of image names, and one of class ids or synsets; Kaggle's LOC_val_solution.csv
+  CSV                    a column of image names, and one of class ids or synsets; with more than these two, or in
+                         another order, a header tells (image, label); Kaggle's LOC_val_solution.csv
   a number in each line  ILSVRC2012_validation_ground_truth.txt of ImageNet's development kit, whose classes have
                          an order of their own, 1 to 1000: needs MAP
 MAP tells which synset (n01440764) is which class: the kit's meta.mat (read by scipy) or map_clsloc.txt, or
@@ -34,6 +35,10 @@ from common import Failure, lines, listing, printable, run, size_of, write
 SYNSET = re.compile(r"n\d{8}")
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # as img_preprocess.py
+# What a CSV's header calls the image and its class, in lower case and without blanks and underscores
+IMAGE_COLUMNS = {"image", "imageid", "imagename", "imagepath", "img", "file", "filename", "filepath", "name", "path"}
+CLASS_COLUMNS = {"class", "classid", "classindex", "label", "labelid", "target", "category", "categoryid", "synset",
+                 "wnid", "predictionstring"}
 MAT_LIMIT = 64 << 20  # bytes; the kit's meta.mat has about a million
 
 
@@ -126,16 +131,35 @@ def from_numbers(source: Path, numbers: list, devkit: dict) -> dict:
     return {f"ILSVRC2012_val_{place + 1:08}.JPEG": devkit[number] for place, number in enumerate(numbers)}
 
 
+def columns_of(source: Path, first: list) -> tuple:
+    """(place of the image's column, of the class's, whether the `first` row is a header) of a CSV."""
+    if any(SYNSET.fullmatch(word) or word.isdecimal() for field in first[1:] for word in field.split()[:1]):
+        if len(first) == 2:
+            return 0, 1, False
+        raise Failure(f"{source}: {len(first)} columns and no header to tell which is the image and which the class")
+    names = [field.strip().lower().replace(" ", "").replace("_", "") for field in first]
+    images, classes = ([place for place, name in enumerate(names) if name in known]
+                       for known in (IMAGE_COLUMNS, CLASS_COLUMNS))
+    if len(images) == len(classes) == 1:
+        return images[0], classes[0], True
+    if len(first) == 2 and not images and not classes:
+        return 0, 1, True
+    raise Failure(f"{source}: its header does not tell which column is the image and which the class "
+                  f"({listing(first, 9)}): call them image and label")
+
+
 def from_csv(source: Path, rows: list, synsets: dict) -> dict:
-    """{image: class id} of CSV rows, [(line number, text)]: a name in the first column, a class in the second."""
-    found = {}
+    """{image: class id} of CSV rows, [(line number, text)]; columns_of tells where a row has them."""
+    found, columns = {}, None
     for number, fields in zip((number for number, _ in rows), csv.reader(text for _, text in rows)):
-        if len(fields) < 2:
+        if columns is None:
+            columns = columns_of(source, fields)
+            if columns[2]:
+                continue
+        if len(fields) <= max(columns[:2]):
             raise Failure(f"{source}:{number}: not \"image,class\"")
-        words = fields[1].split() or [""]  # Kaggle's solution: the synset, then boxes
-        name = os.path.basename(fields[0].strip())
-        if number == 1 and not SYNSET.fullmatch(words[0]) and not words[0].isdecimal():
-            continue  # the header
+        words = fields[columns[1]].split() or [""]  # Kaggle's solution: the synset, then boxes
+        name = os.path.basename(fields[columns[0]].strip())
         if not name or name in found:
             raise Failure(f"{source}:{number}: " + (f"{name} comes twice" if name else "an image without name"))
         found[name] = class_of(words[0], f"{source}:{number}", synsets)
@@ -162,6 +186,7 @@ def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
     rows = [(number, line) for number, line in lines(source) if line.strip()]
     if not rows:
         raise Failure(f"{source}: nothing in it")
+    rows[0] = rows[0][0], rows[0][1].lstrip("\ufeff")  # Excel's mark
     if all(re.fullmatch(r"\s*[0-9]{1,9}\s*", text) for _, text in rows):
         return from_numbers(source, [int(text) for _, text in rows], synsets[1]), "ImageNet's ground truth"
     if "," in rows[0][1]:

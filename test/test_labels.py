@@ -1,10 +1,10 @@
 """labels.py: each way in which data sets tell their classes becomes the same val_label.txt, or is refused by name."""
 import sys
 
+from conftest import SUITE, run
+
 import numpy as np
 import pytest
-
-from conftest import SUITE, run
 
 SYNSETS = [f"n{number:08}" for number in range(1000, 2000)]  # as many as ImageNet's, in sorted order
 KIT = np.random.default_rng(0).permutation(1000) + 1  # the development kit's number of each
@@ -40,6 +40,11 @@ def maps(tmp_path):
     ("a.JPEG n00001003\r\nb.JPEG n00001000\r\nc.JPEG n00001999\r\n", "lines of name and class"),
     ("file,label\na.JPEG,3\nb.JPEG,0\nc.JPEG,999\n", "CSV"), ("a.JPEG,3\nb.JPEG,0\nval/c.JPEG,999\n", "CSV"),
     ('image,class\n"a.JPEG",n00001003\nb.JPEG,"n00001000"\nc.JPEG,n00001999\n', "CSV"),
+    ("image,width,label\na.JPEG,500,3\nb.JPEG,7,0\nc.JPEG,8,999\n", "CSV"),
+    ("id,Label,File Name\n0,3,a.JPEG\n1,0,b.JPEG\n2,n00001999,c.JPEG\n", "CSV"),
+    ("label,image\n3,a.JPEG\n0,b.JPEG\n999,c.JPEG\n", "CSV"), ("x,y\na.JPEG,3\nb.JPEG,0\nc.JPEG,999\n", "CSV"),
+    ("\ufeffa.JPEG,3\nb.JPEG,0\nc.JPEG,999\n", "CSV"), ("\ufeffimage,label\na.JPEG,3\nb.JPEG,0\nc.JPEG,999\n", "CSV"),
+    ("\ufeffa.JPEG 3\nb.JPEG 0\nc.JPEG 999\n", "lines of name and class"),
     ("ImageId,PredictionString\na.JPEG,n00001003 85 1 499 272\nb.JPEG,n00001000 1 1 2 2 n00001000 1 1 3 3 \n"
      "c.JPEG,n00001999 1 1 2 2\n", "CSV"),
 ])
