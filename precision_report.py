@@ -24,23 +24,26 @@ that fp16 has with fewer bits, or as zero below 2^-25. "Beyond 65504": values th
 would be on the chip.
 """
 import argparse
+import contextlib
 import math
+import os
 import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-
 import report
-from common import Failure, as_written, hash_of, import_openvino, listing, positive, progress, read, run
-from imagenet_acc_eval import TOP, find_dumps, highest, rank, read_dump
+from common import Failure, as_written, hash_of, import_openvino, listing, positive, progress, read, read_json, run
+from imagenet_acc_eval import TOP, find_dumps, highest, parse_dump, rank
 from report import LONGEST
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE / "host"))
 SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-25  # of fp16; what is smaller than the second becomes zero
 EXPLAINED = 2.0  # times the emulation's difference from float32: an NPU's within that is what fp16 alone explains
+FAR = 5.0  # times the emulation's largest difference: no other order of summation explains that
 
 
 def sample(folders: list, images: list, count: int, size: int) -> list:
@@ -70,6 +73,7 @@ def tensor(path: Path, recipe: dict) -> np.ndarray:
 def compile_taps(onnx: Path, side: int, precision: str):
     """(compiled model whose outputs are all layers, [their names]) for a batch of one, in f32, fp16 or bf16."""
     import fp16
+    import om
 
     openvino = import_openvino()
     core = openvino.Core()
@@ -80,7 +84,11 @@ def compile_taps(onnx: Path, side: int, precision: str):
     layers = fp16.apply(openvino, model) if precision == "fp16" else fp16.results(model)
     tapped = openvino.Model([openvino.opset13.result(output) for _, output in layers], model.get_parameters())
     config = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    return core.compile_model(tapped, "CPU", config), [name for name, _ in layers]
+    compiled = core.compile_model(tapped, "CPU", config)
+    if precision == "bf16" and om.effective_precision(compiled, precision) != "bf16":
+        raise Failure("OpenVINO does not compute in bf16 on this CPU, but in f32: nothing to see; --precision fp16 is "
+                      "emulated on any", 4)
+    return compiled, [name for name, _ in layers]
 
 
 class Sums:
@@ -88,12 +96,13 @@ class Sums:
 
     def __init__(self):
         self.squares = self.difference = self.product = self.others = 0.0
-        self.count = self.small = self.lost = self.beyond = 0
+        self.count = self.small = self.lost = self.beyond = self.finite = 0
 
     def add(self, exact: np.ndarray, other: np.ndarray):
         """One image's values in float32 and in the other precision; those that are not finite are only counted."""
         finite = np.isfinite(other)
         beyond = int(other.size - np.count_nonzero(finite))
+        self.finite += other.size - beyond
         if beyond:
             exact, other = exact[finite], other[finite]
         a, b = exact.ravel().astype(np.float64), other.ravel().astype(np.float64)
@@ -110,8 +119,9 @@ class Sums:
     def row(self, name: str) -> dict:
         """For the table: relative error, cosine, shares."""
         length = math.sqrt(self.squares * self.others)
-        return {"name": name, "error": math.sqrt(self.difference / self.squares) if self.squares else 0.0,
-                "cosine": self.product / length if length else 1.0,
+        error = math.sqrt(self.difference / self.squares) if self.squares else math.inf if self.difference else 0.0
+        alike = self.product / length if length else float(self.squares == self.others)  # 1 for zeros on both sides
+        return {"name": name, "error": error if self.finite else math.inf, "cosine": alike if self.finite else math.nan,
                 "small": self.small / self.count if self.count else 0.0,
                 "lost": self.lost / self.count if self.count else 0.0, "beyond": self.beyond}
 
@@ -134,27 +144,26 @@ def run_both(onnx: Path, recipe: dict, images: list, precision: str) -> tuple:
             for kept, found in zip(logits, pair):
                 kept.append(found[-1].reshape(-1))
             advance()
-    if np.isnan(logits[1]).any():
-        logits = logits[0], [np.nan_to_num(row, nan=-np.inf) for row in logits[1]]  # they rank last
     return [layer.row(name) for layer, name in zip(sums, names)], np.array(logits[0]), np.array(logits[1])
 
 
 def answers(logits: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
-    """ranks (N,), top (N, 5) and its chances of logits (N, classes), as report.load_run has them."""
-    top = highest(logits, min(TOP, logits.shape[1]))
-    finite = np.where(np.isfinite(logits), logits, np.finfo("f4").min).astype(np.float64)
-    powers = np.exp(finite - finite.max(axis=1, keepdims=True))
-    powers /= powers.sum(axis=1, keepdims=True)
-    return SimpleNamespace(ranks=rank(logits, labels), top=top, chances=np.take_along_axis(powers, top, axis=1))
+    """ranks (N,) and top (N, up to 5) of logits (N, classes); an image that has NaN is wrong, and has no top: -1."""
+    broken, known = np.isnan(logits).any(axis=1), np.nan_to_num(logits, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    ranks, top = rank(known, labels), highest(known, min(TOP, logits.shape[1]))
+    ranks[broken], top[broken] = logits.shape[1] + 1, -1
+    return SimpleNamespace(ranks=ranks, top=top)
 
 
 def flips(a: SimpleNamespace, b: SimpleNamespace, logits: np.ndarray, images: list, names: list) -> list:
     """The images whose likeliest class changed, the greatest margin in float32 first.
 
-    The margin is what float32's logits of the two classes are apart.
+    The margin is what float32's logits of the two classes are apart; infinite where the answer is NaN.
     """
     changed = np.flatnonzero(a.top[:, 0] != b.top[:, 0])
-    margins = {int(i): float(logits[i, a.top[i, 0]] - logits[i, b.top[i, 0]]) for i in changed}
+    margins = {int(i): float(logits[i, a.top[i, 0]] - logits[i, b.top[i, 0]]) if b.top[i, 0] >= 0 else math.inf
+               for i in changed}
+    names = [*names, "none: NaN"]  # for -1
     return [{"image": images[i][0], "margin": margins[i], "a": names[a.top[i, 0]], "b": names[b.top[i, 0]],
              "ranks": (int(a.ranks[i]), int(b.ranks[i]))} for i in sorted(margins, key=lambda i: (-margins[i], i))]
 
@@ -167,29 +176,73 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def chip_verdict(folder: Path, images: list, exact: np.ndarray, emulated: np.ndarray, precision: str) -> dict:
-    """How far an NPU's dumps are from float32 and from the emulation, beside how far those are apart."""
+    """How far an NPU's dumps are from float32 and from the emulation, beside how far those are apart.
+
+    `told` is the line for it; flips and emulated_flips count images whose likeliest class is not float32's.
+    """
     dumps = find_dumps(folder)
     missing = [image for image, _ in images if image not in dumps]
     if missing:
         raise Failure(f"{folder}: no dump of {listing(missing)}: of the same images as WORKDIR?")
     rows = []
     for image, _ in images:
-        rows.append(read_dump(dumps[image]))
+        rows.append(parse_dump(dumps[image]))
         if len(rows[-1]) != exact.shape[1]:
             raise Failure(f"{dumps[image]}: {len(rows[-1])} values, the network has {exact.shape[1]}: of another model")
     chip = np.array(rows)
-    found = {"chip": float(np.median(distances(exact, chip))), "emulated": float(np.median(distances(exact, emulated))),
-             "between": float(np.median(distances(emulated, chip))),
-             "flips": int(np.count_nonzero(highest(exact, 1) != highest(chip, 1)))}
-    ratio = found["chip"] / found["emulated"] if found["emulated"] else math.inf
-    found["ratio"] = ratio
-    found["told"] = (f"the NPU differs from float32 by {100 * found['chip']:.3f} % (median over the images), the "
-                     f"emulation of {precision} by {100 * found['emulated']:.3f} %, the two from each other by "
-                     f"{100 * found['between']:.3f} %: "
-                     + (f"{precision} alone explains what the chip did" if ratio <= EXPLAINED else
-                        f"{ratio:.1f} times what {precision} alone explains: look for another recipe, other weights, "
-                        "or an operator that the chip computes in another way"))
+    off, off_emulated = distances(exact, chip), distances(exact, emulated)
+    broken, broken_emulated = ~np.isfinite(off), ~np.isfinite(off_emulated)
+    whole = ~broken & ~broken_emulated
+    found = {"chip": median(off[whole]), "emulated": median(off_emulated[whole]),
+             "between": median(distances(emulated, chip)[whole]),
+             "flips": int(np.count_nonzero(answers(chip, chip.argmax(axis=1)).top[:, 0] != highest(exact, 1)[:, 0])),
+             "emulated_flips": int(np.count_nonzero(answers(emulated, emulated.argmax(axis=1)).top[:, 0]
+                                                    != highest(exact, 1)[:, 0]))}
+    found["ratio"] = found["chip"] / found["emulated"] if found["emulated"] else math.inf if found["chip"] else 1.0
+    far = whole & (off > FAR * np.max(off_emulated[whole], initial=0.0))
+    names = np.array([image for image, _ in images])
+    found["told"] = (
+        f"{made_by(folder)} differs from float32 by {100 * found['chip']:.3f} % (median over the images), the "
+        f"emulation of {precision} by {100 * found['emulated']:.3f} %, the two from each other by "
+        f"{100 * found['between']:.3f} %; its likeliest class is another on {found['flips']} of {len(images)} images, "
+        f"the emulation's on {found['emulated_flips']}: "
+        + why(found["ratio"], precision, *(names[where].tolist() for where in (
+            broken & ~broken_emulated, broken_emulated & ~broken, broken & broken_emulated, far))))
     return found
+
+
+def why(ratio: float, precision: str, only_chip: list, only_emulated: list, both: list, far: list) -> str:
+    """What explains an NPU's values; the lists are images with NaN or infinite values, and those that are far off."""
+    if only_chip:
+        return f"{len(only_chip)} images have NaN or infinite values there alone ({listing(only_chip)}): {precision} " \
+               "does not explain that"
+    if only_emulated:
+        return f"{len(only_emulated)} images have NaN or infinite values in the emulation alone " \
+               f"({listing(only_emulated)}): it computed in a wider range than {precision} has"
+    if far:
+        return f"{len(far)} images are more than {FAR:g} times as far off as any in the emulation ({listing(far)}): " \
+               f"{precision} does not explain those: look at them first"
+    if ratio > EXPLAINED:
+        return f"{ratio:.1f} times what {precision} alone explains: look for another recipe, other weights, or an " \
+               "operator that the chip computes in another way"
+    if ratio < 1 / EXPLAINED:
+        return f"nearer to float32 than {precision} is: it computed in a higher precision"
+    return f"{precision} alone explains what the chip did" + (
+        f", with NaN or infinite values on {len(both)} images on both sides" if both else "")
+
+
+def made_by(folder: Path) -> str:
+    """Who made the dumps, as infer.py's record beside them tells, where there is one."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        path = Path(os.path.abspath(folder))
+        if read_json(path.with_name(f"{path.name}.json"))["engine"] == "host":
+            return "the CPU stand-in (no NPU: its dumps say nothing of one)"
+    return "the NPU"
+
+
+def median(values: np.ndarray) -> float:
+    """Of any number of values, also none."""
+    return float(np.median(values)) if len(values) else 0.0
 
 
 def draw_errors(rows: list, precision: str):
@@ -210,13 +263,15 @@ def draw_errors(rows: list, precision: str):
     return report.plot(draw, f"Relative error of {precision} by layer", width=7.2, height=3.4)
 
 
-def print_layers(rows: list):
-    """A line for each layer, in the order of the network."""
+def print_layers(rows: list, precision: str):
+    """A line for each layer, in the order of the network; what is of fp16's range alone is left out for bf16."""
     width = max(len(row["name"]) for row in rows)
-    print(f"{'layer':<{width}}  relative error     cosine  below 2^-14  beyond 65504")
+    print(f"{'layer':<{width}}  relative error     cosine"
+          + ("  below 2^-14  beyond 65504" if precision == "fp16" else "   not finite"))
     for row in rows:
-        print(f"{row['name']:<{width}}  {100 * row['error']:12.3f} %  {row['cosine']:9.7f}  "
-              f"{100 * row['small']:9.2f} %  {row['beyond']:12}")
+        small = f"  {100 * row['small']:9.2f} %" if precision == "fp16" else ""
+        print(f"{row['name']:<{width}}  {100 * row['error']:12.3f} %  {row['cosine']:9.7f}{small}"
+              f"  {row['beyond']:{12 if small else 11}}")
 
 
 def main() -> int:
@@ -252,7 +307,7 @@ def main() -> int:
     chip = chip_verdict(args.dumps, images, exact, other, args.precision) if args.dumps else None
     first_broken = next((row["name"] for row in layers if row["beyond"]), None)
 
-    print_layers(layers)
+    print_layers(layers, args.precision)
     for row in rows:
         print(f"top-{row['k']}  {row['a']:6.2f} % in f32 and {row['b']:6.2f} % in {args.precision}: "
               f"{row['difference']:+.3f} points ({row['low']:+.3f} to {row['high']:+.3f}), "

@@ -56,6 +56,16 @@ def results(model) -> list:
     return found
 
 
+def only_moves(output) -> bool:
+    """Whether an operator's result holds nothing but values of other results, which are rounded there.
+
+    OpenVINO may end an operator that computes, such as Gemm, with a node that moves: that one's input has no name.
+    """
+    node = output.get_node()
+    return node.get_type_name() in MOVING and all(
+        value.get_names() or value.get_node().get_type_name() == "Constant" for value in node.input_values())
+
+
 def apply(openvino, model) -> list:
     """Round the model's constants and results to fp16, in place; return results() as they are then."""
     for node in model.get_ordered_ops():
@@ -64,9 +74,9 @@ def apply(openvino, model) -> list:
             for target in node.output(0).get_target_inputs():
                 target.replace_source_output(constant.output(0))
     layers = []
-    for name, output in results(model):
+    for name, output, done in [(name, output, only_moves(output)) for name, output in results(model)]:
         after = output
-        if output.get_node().get_type_name() not in MOVING:
+        if not done:
             targets = list(output.get_target_inputs())  # before the rounding becomes one of them
             after = rounded(openvino, output)
             for target in targets:

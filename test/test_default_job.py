@@ -6,11 +6,11 @@ import re
 import shutil
 import subprocess
 
-import numpy as np
-import pytest
-
 from conftest import SUITE, run
 from test_fp16 import in_pytorch
+
+import numpy as np
+import pytest
 
 DATA = SUITE / "test/data/imagenet"
 MADE_SLOWLY = ("demo.pth.tar", "xception.onnx", "xception_bs1.om", "xception_bs1.om.made", "xception_bs16.om",
@@ -160,6 +160,12 @@ def test_fp16_is_what_an_emulation_in_pytorch_gives(default_job, tmp_path):
     np.testing.assert_array_equal(found, found.astype("f2").astype("f4"))
     apart = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
     from_float32 = np.linalg.norm(found - logits["must_keep_origin_dtype"], axis=1) / np.linalg.norm(expected, axis=1)
+    def off(values):
+        return float(np.median(np.linalg.norm(values - expected, axis=1) / np.linalg.norm(expected, axis=1)))
+
+    # float32, and float32 whose output alone is rounded, are farther off: it is the layers that count
+    float32 = logits["must_keep_origin_dtype"]
+    assert off(found) < 0.75 * off(float32.astype("f2").astype("f4")) < off(float32)
     print(f"fp16 of OpenVINO and of PyTorch: {apart.max():.1e} apart at most; from float32: {from_float32.max():.1e}")
     assert apart.max() < 1e-3
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))

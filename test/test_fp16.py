@@ -3,17 +3,18 @@
 in_pytorch(), another emulation of the whole network, is what test_default_job.py holds the demo's answers against.
 """
 import json
+import re
 import sys
-
-import numpy as np
-import onnx
-import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import fp16
 import om
 from common import import_openvino
 from conftest import CLASSES, SIDE, SUITE, run, small_model
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 
 def in_openvino(build, *arrays):
@@ -92,12 +93,12 @@ def benchmark(folder, info="m.info", name="m"):
 
 def in_pytorch(state, photos):
     """Logits of the photos with half weights, BatchNorm folded, and every module's output cast to half and back."""
+    from xception import Xception
+
     import torch
     from PIL import Image
     from torch.nn.utils.fusion import fuse_conv_bn_eval
     from torchvision import transforms
-
-    from xception import Xception
 
     network = Xception().eval()
     network.load_state_dict(state)
@@ -165,6 +166,26 @@ def test_uint8_tensors_are_rounded_after_aipp(small):
     _, found = benchmark(small, "u.info")
     values = as_half((pixels.astype("f4") - np.float32(127.5)) * np.float32(0.0078431))
     np.testing.assert_array_equal(found[0, :3], as_half(values.mean(axis=(0, 1), dtype="f8").astype("f4")))
+
+
+def test_operators_that_end_with_a_node_that_moves_values(small):
+    """Gemm with its factors and LogSoftmax are several nodes of OpenVINO's, the last of which may be a Reshape."""
+    random = np.random.default_rng(2)
+    constants = {"weight": random.standard_normal((3, CLASSES)).astype("f4"),
+                 "bias": random.standard_normal(CLASSES).astype("f4")}
+    nodes = [helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["flat"]),
+             helper.make_node("Gemm", ["flat", "weight", "bias"], ["product"], alpha=3.0, beta=0.7),
+             helper.make_node("LogSoftmax", ["product"], ["class"], axis=1)]
+    graph = helper.make_graph(
+        nodes, "moves", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["-1", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("class", TensorProto.FLOAT, ["-1", CLASSES])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), small / "m.onnx")
+    atc(small, "--precision_mode=force_fp16")
+    found = benchmark(small)[1]
+    np.testing.assert_array_equal(found, as_half(found))
+    assert np.isfinite(found).all()
 
 
 # ---- beyond the range
@@ -264,16 +285,21 @@ def test_layers_against_numpy(layout, tmp_path):
     page = (tmp_path / "w/precision.html").read_text()
     assert done.stdout.splitlines()[-1] == (f"{tmp_path}/w/precision.html: 20 images, 4 layers, "
                                             f"{len(page.encode()):,} bytes")
-    assert "emulated: weights, input and each operator&#39;s result rounded" in page or "emulated: weights" in page
+    assert "emulated: weights, input and each operator's result rounded" in page
 
 
 def test_the_layer_that_overflows_is_named(tmp_path):
-    """On the user's own images, before there is a chip: the input is below 1.64, so 40,000 times it is too much."""
+    """On the user's own images, before there is a chip: 80,000 is infinite in fp16, and so is what it multiplies."""
     values, _ = make_work(tmp_path / "w", overflowing_model(80_000.0))
     done = run(sys.executable, SCRIPT, "w", cwd=tmp_path)
     found = layers(done.stdout)
     assert found["image"][3] == 0
-    assert found["big"][3] == values.size - np.count_nonzero(values == 0) or found["big"][3] > 0.5 * values.size
+    assert found["big"] == [np.inf, pytest.approx(np.nan, nan_ok=True), found["big"][2], values.size]  # 0 x inf: NaN
+    assert found["class"][:2] == [np.inf, pytest.approx(np.nan, nan_ok=True)]
+    for k in range(1, 6):
+        assert re.search(rf"^top-{k} +[\d.]+ % in f32 and +0.00 % in fp16: ", done.stdout, re.MULTILINE)
+    assert "top-1 changed on 20 of 20 images, the largest margin in float32 inf" in done.stdout
+    assert "none: NaN" in (tmp_path / "w/precision.html").read_text()
     assert "the first infinite or NaN values are in big; an NPU would have them too" in done.stdout
     assert "the first that are infinite or NaN are in <code>big</code>" in (tmp_path / "w/precision.html").read_text()
 
@@ -283,26 +309,68 @@ def test_small_values_are_counted_as_below_and_lost(tmp_path):
     model = overflowing_model(2.0**-26)
     make_work(tmp_path / "w", model)
     found = layers(run(sys.executable, SCRIPT, "w", cwd=tmp_path).stdout)
-    assert found["big"][0] == pytest.approx(100)
-    assert found["big"][2] == 100
+    assert found["big"][:3] == [pytest.approx(100), 0, 100]
 
 
-@pytest.mark.parametrize(("noise", "told"), [(0.0, "fp16 alone explains what the chip did"),
-                                             (0.05, "times what fp16 alone explains: look for another recipe")])
-def test_dumps_of_an_npu(noise, told, tmp_path):
-    """A chip that did what the emulation does, and one that did something else."""
+def test_values_that_overflow_are_counted(tmp_path):
+    """60,000 is in the range, and so is each input; of some of them 60,000 times their double is not."""
+    model = overflowing_model(60_000.0)
+    model.graph.node[0].input[0] = "twice"
+    model.graph.node.insert(0, helper.make_node("Add", ["image", "image"], ["twice"]))
+    values, _ = make_work(tmp_path / "w", model)
+    found = layers(run(sys.executable, SCRIPT, "w", cwd=tmp_path).stdout)
+    expected = np.count_nonzero(np.isinf(as_half(as_half(2 * as_half(values)) * np.float32(60_000))))
+    assert 0 < expected < values.size
+    assert found["big"][3] == expected
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda chip, exact: chip, "fp16 alone explains what the chip did"),
+    (lambda chip, exact: chip + 0.05 * np.random.default_rng(0).normal(0, 1, chip.shape),
+     "(img_00000, img_00001, img_00002 and 17 more): fp16 does not explain those: look at them first"),
+    (lambda chip, exact: exact + 3 * (chip - exact), "3.0 times what fp16 alone explains: look for another recipe"),
+    (lambda chip, exact: exact, "nearer to float32 than fp16 is: it computed in a higher precision"),
+    (lambda chip, exact: np.where(np.arange(20)[:, np.newaxis] < 9, -3 * exact, chip),
+     "9 images are more than 5 times as far off as any in the emulation (img_00000, img_00001, img_00002 and 6 more)"),
+    (lambda chip, exact: np.where(np.arange(20)[:, np.newaxis] == 4, np.inf, chip),
+     "1 images have NaN or infinite values there alone (img_00004): fp16 does not explain that"),
+], ids=["as emulated", "noise", "three times", "float32", "some images", "infinite"])
+def test_dumps_of_an_npu(change, told, tmp_path):
+    """A chip that did what the emulation does, and some that did something else."""
     from test_report import add_dumps
 
     values, logits = make_work(tmp_path / "w", small_model())
     weight = as_half(numpy_helper.to_array(small_model().graph.initializer[0]))
     means = as_half(as_half(values).mean(axis=(2, 3), dtype="f8").astype("f4"))
-    chip = as_half((means.astype("f8") @ weight).astype("f4")) + noise * np.random.default_rng(0).normal(
-        0, 1, logits.shape)
+    chip = change(as_half((means.astype("f8") @ weight).astype("f4")).astype("f8"), logits.astype("f8"))
     add_dumps(tmp_path / "npu", chip, [f"img_{i:05}" for i in range(20)])
     done = run(sys.executable, SCRIPT, "w", "--dumps=npu/result/dumpOutput_bs1", cwd=tmp_path)
     assert told in done.stdout
     exact = np.linalg.norm(logits - chip.round(6), axis=1) / np.linalg.norm(logits, axis=1)
+    exact = exact[np.isfinite(exact)]
     assert f"the NPU differs from float32 by {100 * np.median(exact):.3f} %" in done.stdout
+    changed = np.count_nonzero(np.where(np.isfinite(chip), chip, -np.inf).argmax(axis=1) != logits.argmax(axis=1))
+    if np.isfinite(chip).all():
+        assert f"its likeliest class is another on {changed} of 20 images" in done.stdout
+
+
+@pytest.mark.parametrize("scale", [40_000.0, 80_000.0])
+def test_an_npu_that_does_not_overflow_where_fp16_would(scale, tmp_path):
+    """And one that does, as the emulation does; dumps of the CPU stand-in are not called an NPU's."""
+    make_work(tmp_path / "w", overflowing_model(80_000.0))
+    dumps = tmp_path / "w/result/dumpOutput_bs1"
+    if scale > 65504:
+        for path in dumps.iterdir():
+            path.write_text("nan " * CLASSES + "\n")
+    dumps.with_name("dumpOutput_bs1.json").write_text('{"engine": "host"}' if scale < 65504 else "{}")
+    out = run(sys.executable, SCRIPT, "w", f"--dumps={dumps}", cwd=tmp_path).stdout
+    if scale < 65504:
+        assert "the CPU stand-in (no NPU: its dumps say nothing of one) differs" in out
+        assert "20 images have NaN or infinite values in the emulation alone (img_00000, img_00001, img_00002 and 17 " \
+               "more): it computed in a wider range than fp16 has" in out
+    else:
+        assert "the NPU differs" in out
+        assert "fp16 alone explains what the chip did, with NaN or infinite values on 20 images on both sides" in out
 
 
 def test_the_page_is_drawn_whole(tmp_path):
