@@ -33,6 +33,7 @@ from common import Failure, free_space, hash_of, listing, positive, read, run
 # bytes: a float32 and a uint8 tensor, a dump, a checkpoint, ONNX or om (README 4, 5.2 and 3)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
 STUDIED = (4, 3)  # recipes and precisions of run_all.sh --study (README 6.5)
+CHECKPOINT_STARTS = (b"PK", b"\x80\x02")  # torch.save's zip, and the pickle protocol 2 that it wrote before
 OLDEST = (3, 8)
 VERSION_FILE = "ascend_toolkit_install.info"
 VERSION_LEVELS = 6  # folders above atc in which CANN's version may stand
@@ -68,12 +69,20 @@ def check_python(args) -> str:
 
 def check_weights(args) -> str:
     """Whether the weights are there, and the published ones whole."""
-    from xception_pth2onnx import PUBLISHED_MD5, PUBLISHED_NAME
+    from xception_pth2onnx import ONNX_LIMIT, PUBLISHED_MD5, PUBLISHED_NAME
 
     if not args.weights:
         return "demo weights, made from the photos (they know nothing of ImageNet)"
     if not args.weights.is_file():
         raise Failure(f"{args.weights}: no such file; README 1 tells where the published weights come from")
+    if args.weights.suffix == ".onnx":
+        if b"demo weights" in read(args.weights, ONNX_LIMIT):
+            raise Failure(f"{args.weights}: holds demo weights: give their checkpoint, to measure a reference from")
+    else:
+        with open(args.weights, "rb") as file:
+            start = file.read(2)
+        if start not in CHECKPOINT_STARTS:
+            raise Failure(f"{args.weights}: not a PyTorch checkpoint, nor an .onnx")
     md5 = hash_of(args.weights, "md5")
     if args.weights.name == PUBLISHED_NAME and md5 != PUBLISHED_MD5:
         raise Failure(f"{args.weights}: md5 is {md5}, the published file's is {PUBLISHED_MD5}: fetch it again")
@@ -117,7 +126,7 @@ def check_data_set(args) -> str:
     return f"{len(images)} images, each with its label{f'; {left_out}' if bad else ''}"
 
 
-def check_cann(_) -> str:
+def check_cann(args) -> str:
     """CANN's version, as far as its folder tells, and the tool that would run an om; raises Failure without one."""
     version, atc = "version not told", shutil.which("atc")
     if not atc:
@@ -127,14 +136,42 @@ def check_cann(_) -> str:
             if path.is_file():
                 found = re.search(rb"(?i)^version=([0-9][\w.]*)", read(path, VERSION_LIMIT), re.MULTILINE)
                 version = found.group(1).decode() if found else version
-    return f"{version}, {infer.choose_engine(None, True)}"
+    return f"{version}, {infer.choose_engine(args.tool or None, True)}"
 
 
-def check_chips(_) -> str:
-    """The chips that npu-smi tells of."""
+def check_chips(args) -> str:
+    """The chips that npu-smi tells of, and whether those asked for are among them."""
+    if shutil.which("npu-smi") is None:
+        return f"npu-smi not found: taken for {args.soc_version or 'Ascend310'}, device " \
+               f"{','.join(map(str, args.device_ids)) or '0'}"
     good = chips.healthy(chips.find())
+    unknown = [str(device) for device in args.device_ids if device not in [chip["device"] for chip in good]]
+    if unknown:
+        raise Failure(f"device {', '.join(unknown)}: not among the healthy ones: "
+                      f"{', '.join(str(chip['device']) for chip in good)}")
     return "; ".join(f"device {chip['device']}: Ascend{chip['name']}, health OK"
                      + (", BUSY: its rates would be too low" if chips.is_busy(chip) else "") for chip in good)
+
+
+def check_folder(args) -> str:
+    """Whether the work directory can be written, and is not in use."""
+    import fcntl
+
+    there = args.workdir.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise Failure(f"{there}: not a folder: name another --workdir")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Failure(f"{there}: no permission to write there: name another --workdir")
+    lock = args.workdir / ".lock"
+    if lock.is_file():
+        with open(lock, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Failure(f"{args.workdir}: in use by {file.read(200).decode(errors='replace').strip()}") from error
+    return f"{args.workdir} can be written"
 
 
 def check_disk(args) -> str:
@@ -186,16 +223,24 @@ def main() -> int:
     parser.add_argument("--sample", type=positive, default=0, metavar="N", help="only N images, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="for --sample")
     parser.add_argument("--engine", choices=("cann", "host"), default="host")
+    parser.add_argument("--tool", default="", help="the inference tool that was asked for, with --engine cann")
+    parser.add_argument("--device_ids", type=lambda text: [int(part) for part in text.split(",") if part], default=[])
+    parser.add_argument("--soc_version", default="")
     args = parser.parse_args()
     if not re.fullmatch(r"[0-9]+(,[0-9]+)*", args.batch_sizes):
         parser.error(f"--batch_sizes {args.batch_sizes}: not a list such as 1,16")
 
-    checks = {"python": check_python, "weights": check_weights, "data set": check_data_set, "disk": check_disk}
-    checks.update({"CANN": check_cann, "chips": check_chips} if args.engine == "cann" else {"CPU": check_cpu})
+    checks = {"python": check_python, "weights": check_weights, "data set": check_data_set, "folder": check_folder,
+              "disk": check_disk}
+    checks.update({"CANN": check_cann, "chips": check_chips} if args.engine == "cann" else {})
+    checks["CPU"] = check_cpu
     missing = 0
     for name, check in checks.items():
         try:
             print(f"✓ {name}: {check(args)}")
+        except ImportError as error:
+            print(f"✗ {name}: {error}: see python above")
+            missing += 1
         except (Failure, OSError) as error:
             print(f"✗ {name}: {error}")
             missing += 1

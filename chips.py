@@ -20,6 +20,7 @@ import subprocess
 from common import Failure, run, say
 
 CHIP_NAME = re.compile(r"\d+[A-Z0-9]*")  # the Name column: 310, 310P3, 910B1
+PATIENCE = 60  # seconds for npu-smi, which takes less than one
 
 
 def cells(line: str) -> list:
@@ -75,8 +76,11 @@ def find() -> list:
     """The chips of this host, in order of device id; raises Failure (status 4) where npu-smi does not tell."""
     if shutil.which("npu-smi") is None:
         raise Failure("npu-smi: not found: no Ascend driver on this host", 4)
-    result = subprocess.run(["npu-smi", "info"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            universal_newlines=True, check=False)
+    try:
+        result = subprocess.run(["npu-smi", "info"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+                                check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise Failure(f"npu-smi info tells nothing for {PATIENCE} s: is the driver stuck?", 4) from error
     if result.returncode:
         raise Failure(f"npu-smi info failed (exit status {result.returncode}): {result.stdout.strip()[-200:]}", 4)
     try:

@@ -51,7 +51,11 @@ def replacing(path, size=0, lasting=True):
     `size` in bytes is told if the disk is full.
     """
     path = Path(path)
+    if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
+        raise Failure(f"{str(path)!r}: not a regular file, nor the name of a new one", 4)  # /dev/null, say
     part = path.with_name(path.name + ".part")
+    if not lasting and os.path.islink(part):
+        part.unlink()  # or what it leads to would be written
     descriptor = claim(part, path) if lasting else None
     try:
         yield part
@@ -118,6 +122,8 @@ def hold(lock: Path, what):
 
     The kernel drops the lock with the process, however that ends; the file stays, and says who was the last.
     """
+    if os.path.islink(lock) or (os.path.exists(lock) and not os.path.isfile(lock)):
+        raise Failure(f"{lock}: not a regular file: remove it", 4)
     file = open(lock, "ab+", buffering=0)  # noqa: SIM115 (for as long as the process lives)
     held.append(file)
     try:
@@ -214,8 +220,9 @@ def printable(text: str) -> str:
 
 
 def say(message):
-    """One line for the person watching; stdout is kept for results."""
-    print(printable(str(message)), file=sys.stderr, flush=True)
+    """One line for the person watching, if it can be written; stdout is kept for results."""
+    with contextlib.suppress(OSError):
+        print(printable(str(message)), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -308,6 +315,18 @@ def interrupt(number, _):
     raise KeyboardInterrupt(number)
 
 
+def last_word(kind, error, traces):
+    """sys.excepthook of the suite's scripts, for what happens before run(): a package is missing, or an interrupt."""
+    program = os.path.basename(sys.argv[0])
+    if issubclass(kind, KeyboardInterrupt):
+        say(f"{program}: interrupted")
+        os._exit(130)
+    if issubclass(kind, ImportError):
+        say(f"{program}: {error}: see requirements.txt")
+        os._exit(4)
+    sys.__excepthook__(kind, error, traces)
+
+
 def run(main):
     """Call main() and exit with its status; whatever goes wrong becomes one line on stderr."""
     global debug, quiet  # noqa: PLW0603 (one command line for one process)
@@ -320,6 +339,9 @@ def run(main):
         end_with_parent()  # a step of run_all.sh
     signal.signal(signal.SIGINT, interrupt)  # ignored from birth in a script's background job
     signal.signal(signal.SIGTERM, interrupt)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: python3 ... >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that are no UTF-8
     program = os.path.basename(sys.argv[0])
@@ -343,3 +365,8 @@ def run(main):
     except OSError:  # it is full or gone, and Python would try again as it ends, with a message of its own
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+if os.path.dirname(os.path.realpath(sys.argv[0])) in (HERE, os.path.join(HERE, "host")):
+    sys.excepthook = last_word

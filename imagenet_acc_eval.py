@@ -2,8 +2,8 @@
 """Score the benchmark's dumps against the labels: top-1 to top-5, and the accuracy gate.
 
 Usage:    python3 imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json
-                  [--reference TOP1,TOP5 [--max-drop 1.0]] [--same-as OTHER.json] [--beside OTHER_DIR] [--allow-missing]
-                  [--details OUT.csv]
+                  [--reference TOP1,TOP5|published [--max-drop 1.0]] [--same-as OTHER.json]
+                  [--beside OTHER_DIR] [--allow-missing] [--details OUT.csv]
 Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt ./ result.json \\
               --reference 78.892,94.292
           top-1   78.35 % (39175 / 50000)   reference  78.892 %   95 % interval 77.99 to 78.71 %
@@ -40,8 +40,6 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from common import (
     Failure,
     lines,
@@ -57,6 +55,8 @@ from common import (
     write,
 )
 
+import numpy as np
+
 TOP = 5
 Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
@@ -67,6 +67,7 @@ CHUNK_VALUES = CHUNK * 1001  # in them, 4 MB: fewer dumps, if they have more cla
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 GUESSABLE = 10  # classes; with fewer, guesses are too often right to tell them from bad answers
 PERF_CLOCK = 2.0  # seconds that clocks and file times may be apart
+PUBLISHED = "78.892,94.292"  # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 BACKGROUND_CLASSES = 1001  # ImageNet with class 0 for "none of them", as TensorFlow's models have it
 
 
@@ -112,8 +113,11 @@ def find_dumps(folder: Path) -> dict:
     return dumps
 
 
-def match(dumps: dict, labels: dict, allow_missing: bool):
-    """Raise Failure unless each dump has its label and, without `allow_missing`, each label its dump."""
+def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
+    """Raise Failure unless each dump has its label and, without `allow_missing`, each label its dump.
+
+    Return a line that tells of missing dumps, if there are.
+    """
     unlabelled = [dumps[image] for image in dumps if image not in labels]
     if unlabelled:
         raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}: stale dumps, or another "
@@ -122,9 +126,8 @@ def match(dumps: dict, labels: dict, allow_missing: bool):
     if missing and not allow_missing:
         raise Failure(f"{len(missing)} of {len(labels)} labels have no dump: {listing(missing)}: run the benchmark "
                       "again, or score the rest with --allow-missing")
-    if missing:
-        say(f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
-            f"({listing(missing)})")
+    return [f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
+            f"({listing(missing)})"] if missing else []
 
 
 def check_age(folder: Path, dumps: dict, allow_missing: bool):
@@ -141,7 +144,8 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
                               "--allow-missing")
     device = re.fullmatch(r"dumpOutput_device(\d+)", folder.name)
     perfs = sorted(folder.parent.glob(f"perf_*_device_{device.group(1)}.txt"), key=os.path.getmtime) if device else []
-    latency = re.search(rb"\[e2e\] [^\n]*latency: ([0-9.e+]+)", read(perfs[-1], DUMP_LIMIT)) if perfs else None
+    told = read(perfs[-1], DUMP_LIMIT) if perfs else b""
+    latency = re.search(rb"^\[e2e\] [^\n]*latency: ([0-9.e+]+)", told, re.MULTILINE)
     if latency:
         try:
             began = os.path.getmtime(perfs[-1]) - float(latency.group(1)) / 1000 - PERF_CLOCK
@@ -168,9 +172,11 @@ def parse_dump(path: str) -> np.ndarray:
         if len(data) % 4:
             raise Failure(f"{path}: {len(data)} bytes are no float32 values")
         return np.frombuffer(data, dtype="<f4")
-    line, newline, _ = data.partition(b"\n")
+    line, newline, more = data.partition(b"\n")
     if not newline:
         raise Failure(f"{path}: cut short: its line has no end")  # perhaps within the last number
+    if more.strip():
+        raise Failure(f"{path}: more than one line: not the dump of one image")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
         try:
@@ -359,6 +365,8 @@ def largest_difference(text: str, other: Path) -> float:
                         for content in (json.loads(text), read_json(other)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failure(f"{other}: not a result.json") from error
+    if not all(map(math.isfinite, theirs.values())):
+        raise Failure(f"{other}: not a result.json")
     if ours.keys() != theirs.keys() or any(ours[key] != theirs[key] for key in ours if not key.startswith("Top")):
         raise Failure(f"{other}: a result of another number of images or classes")
     return max(round(abs(ours[key] - theirs[key]), 2) for key in ours)  # rounded: 78.40 - 78.35 is over 0.05 in binary
@@ -398,6 +406,8 @@ def beside(dumps: dict, other: Path) -> str:
 
 def fraction(text: str) -> Fraction:
     """A number without rounding; raises ValueError, which argparse reports, on any other text."""
+    if len(text) > 30 or re.search(r"[eE][-+]?0*[0-9]{3}", text):  # 1e9999999999 would be computed, digit by digit
+        raise ValueError
     try:
         return Fraction(text)
     except ZeroDivisionError as error:  # 1/0
@@ -410,6 +420,23 @@ def percentages(text: str) -> dict:
     if not 0 <= top1 <= top5 <= 100:
         raise ValueError
     return {1: top1, 5: top5}
+
+
+def reference(text: str) -> str:
+    """What --reference may be, as it was given."""
+    if text != "published":
+        percentages(text)
+    return text
+
+
+def reference_of(text: str, classes: int) -> dict:
+    """{k: percent} that a network of `classes` is held against; the published figures are of ImageNet's alone.
+
+    With fewer than five classes there is no top-5 to hold.
+    """
+    if text == "published":
+        text = PUBLISHED if classes in (1000, BACKGROUND_CLASSES) else ""
+    return {k: percent for k, percent in percentages(text).items() if k <= classes} if text else {}
 
 
 def points(text: str) -> Fraction:
@@ -427,8 +454,9 @@ def main() -> int:
     parser.add_argument("labels", metavar="val_label.txt", type=Path)
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="made if missing")
     parser.add_argument("name", metavar="result.json", help="file name in OUT_DIR")
-    parser.add_argument("--reference", type=percentages, default={}, metavar="TOP1,TOP5",
-                        help="accuracies to hold, percent, e.g. 78.892,94.292")
+    parser.add_argument("--reference", type=reference, default=None, metavar="TOP1,TOP5",
+                        help="accuracies to hold, percent, e.g. 78.892,94.292; or the word published for those, which "
+                        "are of ImageNet's classes: other networks are not held against them")
     parser.add_argument("--max-drop", type=points, metavar="POINTS",
                         help="the drop from --reference must be less (default: 1.0)")
     parser.add_argument("--same-as", type=Path, metavar="OTHER.json",
@@ -442,13 +470,14 @@ def main() -> int:
 
     if args.max_drop is not None and not args.reference:
         parser.error("--max-drop needs --reference, to drop from")
+    if os.path.exists(args.out / args.name) and os.path.samefile(args.out / args.name, args.labels):
+        parser.error(f"{args.name}: would replace the labels")
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
-    match(dumps, labels, args.allow_missing)
+    partial = match(dumps, labels, args.allow_missing)
     check_age(args.dumps, dumps, args.allow_missing)
     counts, classes, details = score(dumps, labels)
     own = [labels[image] + (classes == BACKGROUND_CLASSES) for image in dumps]
-    if classes < TOP and args.reference:
-        raise Failure(f"{args.dumps}: {classes} classes have no top-5 to hold against --reference")
+    held = reference_of(args.reference or "", classes)
     text = result_text(counts, len(dumps), classes)
     difference = largest_difference(text, args.same_as) if args.same_as else 0.0  # before OTHER.json is overwritten
     comparison = beside(dumps, args.beside) if args.beside else None
@@ -456,10 +485,13 @@ def main() -> int:
     if args.details:
         write_details(args.details, list(dumps), own, details)
     write(args.out / args.name, text)
-    print_table(counts, len(dumps), args.reference)
+    print_table(counts, len(dumps), held)
     max_drop = MAX_DROP if args.max_drop is None else args.max_drop
-    met, verdict = gate(counts, len(dumps), args.reference, max_drop) if args.reference else (True, [])
-    for line in verdict:
+    met, verdict = gate(counts, len(dumps), held, max_drop) if held else (True, [])
+    if args.reference and not held:
+        verdict = [f"NOT HELD against the published {PUBLISHED.replace(',', ' / ')}: those are of ImageNet's 1000 "
+                   f"classes, this network has {classes}: give its own with --reference"]
+    for line in verdict + partial:
         print(line)
     same = agrees(difference, args.same_as) if args.same_as else True
     suffix = os.path.splitext(next(iter(dumps.values())))[1]

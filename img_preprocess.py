@@ -46,9 +46,6 @@ import zlib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from common import (
     Failure,
     free_space,
@@ -65,6 +62,9 @@ from common import (
     workers,
     write,
 )
+
+import numpy as np
+from PIL import Image
 
 SHORT_SIDE = 333  # pixels before the crop (tstandley/Xception-PyTorch, xception.py); the ModelZoo port used 342
 CROP_SIDE = 299  # pixels, the network's input (same file)
@@ -101,6 +101,9 @@ def load_crop(path: Path, recipe: dict) -> np.ndarray:
         size = resized_size(image.width, image.height, recipe["resize"])
         if max(image.width * image.height, size[0] * size[1]) > PIXEL_LIMIT:
             raise ValueError(f"{image.width}x{image.height} is over the limit of {PIXEL_LIMIT} pixels, read or resized")
+        tile = getattr(image, "tag_v2", {})
+        if tile.get(322, 0) * tile.get(323, 0) > PIXEL_LIMIT:  # TileWidth and TileLength of a TIFF
+            raise ValueError(f"a tile of {tile[322]}x{tile[323]} is over the limit of {PIXEL_LIMIT} pixels")
         # In one call: with box, or height and width apart (Pillow 13 may take either first), some bits would differ
         resized = (image if image.mode == "RGB" else image.convert("RGB")).resize(size, resample)
     left, top = (int(round((side - recipe["crop"]) / 2.0)) for side in size)
@@ -228,7 +231,7 @@ def read_manifest(dst: Path) -> dict:
         return {}
     except ValueError as error:
         raise Failure(f"{dst / MANIFEST}: not a manifest of img_preprocess.py ({error}): use another folder") from error
-    return manifest if isinstance(manifest, dict) else {}
+    return manifest if isinstance(manifest, dict) and {"recipe", "source", "bytes"} <= manifest.keys() else {}
 
 
 def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
@@ -241,7 +244,8 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     found = [name[:-len(".bin")] for name in os.listdir(dst) if name.endswith(".bin")]
     manifest = read_manifest(dst)
     if found and not manifest:
-        raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST}: not made here; use an empty folder")
+        raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST} of this script: not made here; use an "
+                      "empty folder")
     same = all(manifest.get(key) == value for key, value in wanted.items())
     size = wanted["bytes"]
     kept = set()

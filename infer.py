@@ -38,6 +38,7 @@ from collections import Counter
 from pathlib import Path
 
 import chips
+import common
 from common import (
     Failure,
     end_with_parent,
@@ -64,7 +65,9 @@ ASCEND_MAGIC = b"IMOD"  # first bytes of an om that the real atc wrote
 RATE = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 WORK = Path("result")
 PATIENCE = 1800  # seconds; loading a large om takes some minutes, a batch less than a second
+DUMP = re.compile(rb"[-+.0-9eE \t]+\r?\n")  # one line of numbers, with its end
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
+NOTE_LIMIT = 1000  # bytes of a note that tells whose dumps they are
 LOG_LIMIT = 1 << 30  # bytes of what a tool prints or notes
 
 
@@ -190,6 +193,9 @@ def read_info(path: Path) -> list:
         samples.append(fields)
     if not samples:
         raise Failure(f"{path}: no sample in it: make the info file again")
+    twice = [name for name, count in Counter(stem(sample[1]) for sample in samples).items() if count > 1]
+    if twice:
+        raise Failure(f"{path}: {len(twice)} names come twice, and would share a dump: {listing(twice)}")
     return samples
 
 
@@ -206,9 +212,8 @@ def whole_dumps(folder: Path) -> dict:
             data = read(path, DUMP_LIMIT)
         except Failure:
             continue  # no dump, whatever it is
-        line = data.split(b"\n", 1)[0]
-        if data.endswith(b"\n") and b"n" not in line.lower():
-            sizes[path] = len(line.split())
+        if DUMP.fullmatch(data):
+            sizes[path] = len(data.split())
     usual = Counter(sizes.values()).most_common(1)
     return {stem(path.name).rpartition("_")[0]: path for path, size in sizes.items() if size == usual[0][0]}
 
@@ -217,7 +222,7 @@ def collect(out: Path, wanted: set, devices: list, owner: str):
     """Move whole dumps of `wanted` images from the devices' folders to `out`, if they were made for `owner`."""
     for device in devices:
         note = WORK / f"dumpOutput_device{device}.owner"
-        if note.exists() and note.read_text() == owner:
+        if note.is_file() and read(note, NOTE_LIMIT) == owner.encode():
             for image, path in whole_dumps(WORK / f"dumpOutput_device{device}").items():
                 if image in wanted:
                     os.replace(path, out / path.name)
@@ -238,6 +243,8 @@ def relay(process, log: Path, prefix: str, errors: list, heard: dict, done: dict
     """
     place = log
     try:
+        if log.is_symlink() and log.is_file():
+            log.unlink()  # or what it leads to would be written
         with open(log, "wb", buffering=0) as file:
             for line in process.stdout:
                 heard[log] = time.time()
@@ -271,7 +278,8 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int
     heard, done, stack = dict.fromkeys(logs.values(), time.time()), {}, contextlib.ExitStack()
     try:
         for position, (device, command) in enumerate(commands.items()):
-            say("$ " + " ".join(shlex.quote(word) for word in command))
+            if not common.quiet:  # --quiet
+                say("$ " + " ".join(shlex.quote(word) for word in command))
             # stand-ins for several chips share the cores
             share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if engine == "host" else []
             running[device] = subprocess.Popen([*share, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -402,6 +410,14 @@ def load_record(path: Path, fresh: dict) -> dict:
     return record if isinstance(record, dict) and record.get("made_from") == fresh["made_from"] else fresh
 
 
+def is_record(path: Path) -> bool:
+    """Whether a file is a record of this script, of whatever it may have run."""
+    try:
+        return "made_from" in read_json(path)
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+
+
 def save_record(path: Path, record: dict):
     write(path, json.dumps(record, indent=1) + "\n")
 
@@ -415,14 +431,22 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
                            "tensors": hash_of(manifest) if manifest.exists() else None}}
     owner = hashlib.sha256(f"{fresh['made_from']} {args.out}".encode()).hexdigest()
     record = load_record(record_path, fresh)
-    if record is fresh:
-        shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
+    remains = [path for path in args.out.iterdir() if path.name.endswith((".txt", ".bin", ".part"))]
+    if not is_record(record_path) and any(args.out.iterdir()):
+        raise Failure(f"{args.out}: not empty, and no record of infer.py ({record_path}) beside it: not made here; use "
+                      "a folder of its own", 4)
+    if record is fresh:
+        for path in remains:
+            path.unlink()
+    record["complete"] = False if record is fresh else record["complete"]
+    save_record(record_path, record)  # from here on the folder is known as this script's
     images = {stem(path) for _, path, _, _ in samples}
     collect(args.out, images, args.device_ids, owner)
     kept = {image: path for image, path in whole_dumps(args.out).items() if image in images}
     for path in set(args.out.iterdir()) - set(kept.values()):
-        path.unlink()
+        if path.name.endswith((".txt", ".bin", ".part")):
+            path.unlink()
     todo = [sample for sample in samples if stem(sample[1]) not in kept]
     record["complete"] = record["complete"] and not todo
     save_record(record_path, record)
@@ -492,6 +516,10 @@ def main() -> int:
         return 0
     if args.out is None:
         parser.error("OM and OUT are missing")
+    if args.out.name in ("", ".."):
+        parser.error(f"OUT {args.out}: not a folder of its own")
+    if args.info == "":
+        parser.error("--info: no file name")
     engine = choose_engine(args.engine, is_ascend(args.om))
     WORK.mkdir(exist_ok=True)
     for device in args.device_ids:

@@ -17,8 +17,8 @@ no image is run again and no score is computed anew. The pictures are what the n
 --compare: two runs over the same images, first common batch size; also reads both runs' dumps.
 --photo: preprocesses one photo, runs the om on it and prints the five likeliest classes.
 
-NAMES.txt: a class name in each line, from class 0. Else they come from WORKDIR/classes.txt (labels.py writes it of
-class folders) or, with 1000 or 1001 classes, from torchvision's list of ImageNet's.
+NAMES.txt: a class name in each line, from class 0. Else they come from classes.txt in WORKDIR or beside the om
+(labels.py writes it of class folders) or, with 1000 or 1001 classes, from torchvision's list of ImageNet's.
 
 The pages are UTF-8 HTML with inline SVG and JPEG; no script, nothing that is fetched.
 """
@@ -40,9 +40,6 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-from PIL import Image
-
 import throughput
 from common import (
     Failure,
@@ -60,8 +57,11 @@ from common import (
     workers,
 )
 from common import write as write_file
-from imagenet_acc_eval import BACKGROUND_CLASSES, MAX_DROP, Z95, find_dumps, parse_dump, percentages, wilson
+from imagenet_acc_eval import BACKGROUND_CLASSES, MAX_DROP, Z95, find_dumps, parse_dump, reference_of, wilson
 from img_preprocess import SHORT_SIDE
+
+import numpy as np
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 PHOTOS = 24  # in the grid
@@ -70,6 +70,7 @@ LONGEST = 12  # rows of the tables of classes and pairs
 BINS = 15  # of the calibration curve (C. Guo et al., arXiv 1706.04599)
 CHUNK = 512  # pairs of dumps that a process compares at a time
 OM_START = 1 << 20  # bytes in which a host om tells of demo weights
+IMAGENET_ENDS = ("n01440764", "n15075141")  # synsets of ILSVRC2012's classes 0 and 999, tench and toilet tissue
 CLASSES_LIMIT = 1_000_000  # all of ImageNet has 21,841
 DETAILS_LIMIT = 1 << 30  # bytes; 50,000 images have some 6 MB
 # Percent, of an Ascend 310 and a 310P3 by the ModelZoo port, and of PyTorch by the weights' author (README 6.2)
@@ -102,7 +103,8 @@ def load_run(folder: Path, batch: str = "") -> SimpleNamespace:
         told = record["accuracy"][batch]
         run_ = SimpleNamespace(
             folder=folder, record=record, batch=str(int(batch)), total=int(told["Number of images"]),
-            classes=int(told["Number of classes"]), reference=percentages(record["reference"]))
+            classes=int(told["Number of classes"]))
+        run_.reference = reference_of(record["reference"], run_.classes)
         if run_.total < 1 or not 2 <= run_.classes <= CLASSES_LIMIT:
             raise ValueError(f"{run_.total:,} images, {run_.classes:,} classes")
     path = folder / f"details_bs{run_.batch}.csv"
@@ -164,8 +166,8 @@ def class_names(asked, folder, classes: int) -> list:
             raise Failure(f"{asked}: {len(names)} names, but the network has {classes} classes")
         return names
     with contextlib.suppress(FileNotFoundError):
-        names = [line for _, line in lines(folder / "classes.txt")] if folder else []
-        if len(names) == classes and not all(re.fullmatch(r"n\d{8}", name) for name in names):
+        names = [line for _, line in lines(folder / "classes.txt")]
+        if len(names) == classes and (names[0], names[-1], classes) != (*IMAGENET_ENDS, 1000):
             return names
     if classes in (1000, BACKGROUND_CLASSES):
         try:
@@ -452,20 +454,33 @@ def what_ran(run_: SimpleNamespace) -> dict:
     }
 
 
+def verdict_of(run_: SimpleNamespace) -> tuple:
+    """(what was said of the accuracy at each batch size, whether it was met at all of them; None without a gate)."""
+    told, starts = [], set()
+    for batch in run_.record["accuracy"]:
+        path = run_.folder / f"accuracy_bs{int(batch)}.txt"
+        said = [line for _, line in lines(path) if not line.startswith("top-")]
+        if not said:
+            raise Failure(f"{path}: no verdict in it: run run_all.sh again")
+        told += [line if batch == run_.batch else f"batch {batch}: {line}" for line in said]
+        starts.update(line.split(None, 1)[0] for line in said if line.strip())
+    failed = {"FAILED:", "DISAGREES"} & starts
+    return told, False if failed else True if "PASSED:" in starts else None
+
+
 def make_report(args) -> int:
     """report.html of WORKDIR."""
     folder = args.workdir
     run_ = load_run(folder)
     out = args.out or folder / "report.html"
     names = class_names(args.classes, folder, run_.classes)
-    verdict = [line for _, line in lines(folder / f"accuracy_bs{run_.batch}.txt") if not line.startswith("top-")]
-    if not verdict:
-        raise Failure(f"{folder}/accuracy_bs{run_.batch}.txt: no verdict in it: run run_all.sh again")
     with as_written(folder / "run.json"):
+        verdict, passed = verdict_of(run_)
         record, rates = run_.record, rates_of(run_)
         imagenet = run_.classes in (1000, BACKGROUND_CLASSES)
         values = {
-            "run": run_, "record": record, "facts": what_ran(run_), "verdict": verdict, "rows": accuracy_rows(run_),
+            "run": run_, "record": record, "facts": what_ran(run_), "verdict": verdict, "passed": passed,
+            "rows": accuracy_rows(run_),
             "max_drop": float(MAX_DROP), "demo": bool(record.get("demo")), "imagenet": imagenet,
             "host": any(item["engine"] == "host" for items in record["inference"].values() for item in items),
             "rates": rates, "best": max((row["interface"] or 0 for row in rates), default=0),
@@ -582,8 +597,11 @@ def changed_cards(a: SimpleNamespace, b: SimpleNamespace, names: list) -> list:
 def load_pair(folders: list) -> tuple:
     """(run A, run B, how many images were left out as only one has them); raises Failure if nothing is comparable."""
     a, b = (load_run(folder) for folder in folders)
-    if a.batch != b.batch and a.batch in b.record["accuracy"]:
-        b = load_run(folders[1], a.batch)
+    common = [batch for batch in a.record["accuracy"] if batch in b.record["accuracy"]]
+    if common and a.batch != b.batch:
+        a, b = (load_run(folder, common[0]) for folder in folders)
+    elif a.batch != b.batch:
+        say(f"no batch size in common: {folders[0]} at {a.batch}, {folders[1]} at {b.batch}")
     if a.classes != b.classes:
         raise Failure(f"{folders[1]}: {b.classes} classes, but {folders[0]} has {a.classes}: not comparable")
     theirs = set(b.images)
@@ -682,7 +700,7 @@ def make_photo(args) -> int:
         recipe = read_json(folder / "prep_dataset/manifest.json")["recipe"]
         seen = picture([folder / "prep_dataset"], recipe, "photo")
         record = read_json(folder / "result/dumps.json")
-    names = class_names(args.classes, None, len(values))
+    names = class_names(args.classes, args.om.parent, len(values))
     top = highest(values[np.newaxis], min(5, len(values)))[0]
     chances = np.exp(values - values.max())
     chances /= chances.sum()

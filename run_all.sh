@@ -5,6 +5,7 @@
 #                           [--resize 333] [--interpolation bilinear] [--aipp] [--on-error fail|skip]
 #                           [--sweep | --study] [--soc_version CHIP]
 #                           [--device_ids 0] [--engine benchmark|ais_bench|host]
+#                           [--reference T1,T5] [--precision f32|fp16|bf16]
 #                           [--labels F [--synsets MAP]] [--limit N | --sample N [--seed 0]]
 # Example:  bash run_all.sh
 #               everything, on shipped photos with demo weights that know nothing of ImageNet
@@ -16,6 +17,9 @@
 #   --batch_sizes LIST  one om and one run for each, comma-separated (default 1,16)
 #   --labels F          where the classes are told, if not in D's val_label.txt or class folders: see labels.py --help
 #   --synsets MAP       which of ImageNet's synsets is which class, for --labels or class folders that need it
+#   --reference T1,T5   the accuracy to hold, percent (default: the published one, for ImageNet's 1000 classes only;
+#                       measure: that of plain PyTorch on the same images, as for the demo)
+#   --precision NAME    f32, fp16 or bf16, for atc (default: atc's own, fp16 with CANN and f32 on the host)
 #   --limit N           a quick look at the first N images, in a folder of its own in the work directory
 #   --sample N          the same, with N images drawn at random (--seed S: another draw)
 #   --workdir DIR       for all that is written (default work); the same command again goes on there
@@ -37,12 +41,12 @@
 # Exit: 0 the accuracy gate is met; 1 it is not, or batch sizes disagree; else the status of the step that failed;
 # 130 and 143 interrupted. Killed in whatever way, the same command goes on where it stopped.
 set -euo pipefail
+unset CDPATH # with which cd may go elsewhere, and say so
 
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-published=78.892,94.292 # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
 benchmark=benchmark.$(uname -m)
 weights='' datasets='' images='' labels='' synsets='' batch_sizes='' workdir=work resize=333 interpolation='' aipp=''
-sweep='' study='' score=''
+sweep='' study='' score='' precision='' reference=published seed=''
 soc_version='' device_ids='' engine='' on_error=fail some=() look='' check=''
 # several machines or processes: torchrun's variables, Slurm's, Open MPI's (README 5.2)
 rank=${RANK:-${SLURM_PROCID:-${OMPI_COMM_WORLD_RANK:-0}}}
@@ -84,8 +88,13 @@ stop() { # STATUS: end what runs, within two seconds
   die "$1" "interrupted; the same command goes on from here"
 }
 
+own() { # FILE: ends the run unless FILE, which it is to write, is its own or new
+  [[ ! -L $1 && (-f $1 || ! -e $1) ]] || die 4 "$1: not a regular file: remove it from $workdir"
+}
+
 hold() { # FILE WHAT [FLOCK OPTION]: keep WHAT for this run and what it starts; the kernel drops the lock with them
   local descriptor
+  own "$1"
   exec {descriptor}>>"$1"
   flock --nonblock "${@:3}" "$descriptor" || die 4 "$2: in use by $(<"$1"): wait for that run to end"
   printf 'pid %s on %s since %(%F %T)T\n' "$$" "$HOSTNAME" -1 >"$1" ||
@@ -115,7 +124,7 @@ parse_arguments() {
       -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
       --aipp) aipp=yes && shift && continue ;;
       --sweep) sweep=yes && shift && continue ;;
-      --study) study=yes engine=host && shift && continue ;;
+      --study) study=yes && shift && continue ;;
       --score) score=yes && shift && continue ;;
       --check) check=yes && shift && continue ;;
       --quiet) export RUN_ALL_QUIET=yes && shift && continue ;;
@@ -134,7 +143,9 @@ parse_arguments() {
       --labels) labels=$2 ;;
       --synsets) synsets=$2 ;;
       --limit | --sample) look+=${1#--}$2 some+=("$1=$2") ;;
-      --seed) look+=_seed$2 some+=("$1=$2") ;;
+      --seed) seed=$2 ;;
+      --reference) reference=$2 ;;
+      --precision) precision=$2 ;;
       --soc_version) soc_version=$2 ;;
       --device_ids) device_ids=$2 ;;
       --engine) engine=$2 ;;
@@ -143,10 +154,15 @@ parse_arguments() {
     shift 2
   done
   batch_sizes=${batch_sizes:-${sweep:+1,4,8,16,32}} batch_sizes=${batch_sizes:-1,16}
-  [[ -z $look || $look =~ ^(limit[1-9][0-9]*|sample[1-9][0-9]*(_seed[0-9]+)?)$ ]] ||
+  [[ -z $seed ]] || look+=_seed$seed some+=("--seed=$seed")
+  [[ $world =~ ^[1-9][0-9]{0,5}$ && $rank =~ ^(0|[1-9][0-9]{0,5})$ && $local_rank =~ ^(0|[1-9][0-9]{0,5})$ ]] ||
+    die 2 "rank $rank of $world, $local_rank on this host: not numbers (RANK, WORLD_SIZE, LOCAL_RANK; README 5.2)"
+  ((rank < world)) || die 2 "rank $rank of $world: ranks count from 0 (RANK, WORLD_SIZE; README 5.2)"
+  [[ -z $look || $look =~ ^(limit[1-9][0-9]{0,8}|sample[1-9][0-9]{0,8}(_seed[0-9]{1,18})?)$ ]] ||
     die 2 "${some[*]}: neither --limit N nor --sample N --seed S"
   [[ -z $look || $world$score == 1 ]] || die 2 "${some[*]}: a quick look is for one process"
   [[ -z $study || $world$score$sweep == 1 ]] || die 2 "--study: for one process, and without --sweep"
+  [[ -z $study ]] || engine=host
   [[ $on_error == fail || $on_error == skip ]] || die 2 "--on-error $on_error: neither fail nor skip"
   [[ $batch_sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die 2 "--batch_sizes $batch_sizes: not a list such as 1,16"
 }
@@ -159,7 +175,7 @@ find_inputs() { # sets weights, images and labels to absolute paths; without arg
     die 2 "--datasets_path needs --weights F (published: xception-c0a72b38.pth.tar, see README 1)"
   elif [[ -z $datasets ]]; then
     die 2 "--weights needs --datasets_path D (with imagenet/val and imagenet/val_label.txt, see README 4)"
-  elif [[ ! -f $weights ]]; then
+  elif [[ ! -f $weights && -z $check ]]; then # check.py tells of it, and goes on
     die 3 "$weights: no such file; README 1 tells where the published weights come from"
   else
     weights=$(realpath "$weights")
@@ -171,11 +187,23 @@ find_inputs() { # sets weights, images and labels to absolute paths; without arg
       [[ -n $labels || -z $(find "$images/" -mindepth 1 -maxdepth 1 -type d -print -quit) ]] || labels=$images
       [[ -n $labels ]] || continue
       [[ -e $labels ]] || die 3 "$labels: no such file; --labels tells the classes (see README 4)"
+      [[ -z $synsets || -f $synsets ]] || die 3 "$synsets: no such file; --synsets tells which synset is which class"
       labels=$(realpath "$labels") synsets=${synsets:+$(realpath "$synsets")}
       return
     fi
   done
   die 3 "$datasets: neither imagenet/val with imagenet/val_label.txt in it, nor val with val_label.txt or class folders (README 4)"
+}
+
+check_options() { # those that only a later step would refuse
+  [[ $engine =~ ^(benchmark|ais_bench|host)?$ ]] || die 2 "--engine $engine: not one of benchmark, ais_bench, host"
+  [[ $precision =~ ^(f32|fp16|bf16)?$ ]] || die 2 "--precision $precision: not one of f32, fp16, bf16"
+  [[ $reference =~ ^(published|measure|[0-9.]+,[0-9.]+)$ ]] ||
+    die 2 "--reference $reference: not TOP1,TOP5, published or measure"
+  [[ $reference != measure || $weights != *.onnx ]] || die 2 "--reference measure: needs --weights as a checkpoint"
+  [[ $interpolation =~ ^(bilinear|bicubic)?$ ]] || die 2 "--interpolation $interpolation: neither bilinear nor bicubic"
+  [[ $resize =~ ^(299|[3-9][0-9]{2}|[1-9][0-9]{3,5})$ ]] || die 2 "--resize $resize: not 299 pixels or more"
+  [[ $device_ids =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die 2 "--device_ids $device_ids: not a list such as 0,1"
 }
 
 find_tools() { # README 2 and 5: sets soc_version and device_ids where they were not given
@@ -185,6 +213,8 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
   if [[ $engine == host && $ATC_ENGINE != host ]]; then
     ATC_ENGINE=host PATH=$suite/host:$PATH
   fi
+  [[ $ATC_ENGINE == cann || ! $engine =~ ^(benchmark|ais_bench)$ ]] ||
+    die 4 "--engine $engine: runs what CANN's atc compiled, and there is no CANN here (README 2)"
   if [[ $ATC_ENGINE == cann ]]; then
     command -v atc >/dev/null ||
       die 4 "atc: not found, though CANN is: install its toolkit, or name another with ASCEND_INSTALL_PATH (README 2)"
@@ -202,6 +232,7 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
 
 check() { # README 8: finds inputs and tools as a run does, but goes on after a failure
   local said status=0
+  check_options
   if said=$(find_inputs 2>&1); then find_inputs; else printf '✗ inputs: %s\n' "${said#run_all.sh: }" && status=3; fi
   if said=$(find_tools 2>&1); then
     printf '✓ tools: %s\n' "$(sed -n 's/^env.sh: //p' <<<"$said")"
@@ -213,7 +244,8 @@ check() { # README 8: finds inputs and tools as a run does, but goes on after a 
   [[ ! -d $suite/.venv/bin ]] || PATH=$suite/.venv/bin:$PATH
   python3 "$suite/check.py" "--weights=$weights" "--images=$images" "--labels=$labels" "--synsets=$synsets" \
     "--workdir=$workdir${look:+/$look}" "--batch_sizes=$batch_sizes" ${aipp:+--aipp} ${study:+--study} \
-    "--on-error=$on_error" "${some[@]}" "--engine=${ATC_ENGINE:-host}" || status=$?
+    "--on-error=$on_error" "${some[@]}" "--engine=${ATC_ENGINE:-host}" "--tool=$engine" "--device_ids=$device_ids" \
+    "--soc_version=$soc_version" || status=$?
   return "$status"
 }
 
@@ -226,7 +258,8 @@ set_up_python() { # .venv with requirements.txt, unless there is no .venv and py
   fi
   [[ $weights == *.onnx ]] || modules+=(onnx openvino torch)
   [[ -n $weights ]] || modules+=(torchvision)
-  [[ -d $venv ]] || ! python3 -c 'import sys, importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))' \
+  [[ -d $venv ]] || ! python3 -c 'import sys; sys.path = [place for place in sys.path if place]
+import importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))' \
     "${modules[@]}" || return 0
   if ! cmp -s "$suite/requirements.txt" "$venv/requirements.txt"; then
     printf 'run_all.sh: installing requirements.txt into %s: some minutes, about 6 GB\n' "$venv" >&2
@@ -257,8 +290,16 @@ model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weigh
 
 made_of() { # COMMAND FILE...: a text that says what was done, and the sha256 of each file (faster than sha256sum)
   printf '# %s\n' "$1"
-  PYTHONPATH=$suite python3 -c 'import sys; from common import hash_of
-for name in sys.argv[1:]: print(hash_of(name), "", name)' "${@:2}"
+  python3 -I -c 'import sys; sys.path.insert(0, sys.argv[1]); from common import hash_of
+for name in sys.argv[2:]: print(hash_of(name), "", name)' "$suite" "${@:2}" # -I: no module from this folder
+}
+
+precision_flag() { # f32, fp16 or bf16: how atc is told
+  case $1 in
+    f32) echo --precision_mode=must_keep_origin_dtype ;;
+    fp16) echo --precision_mode=force_fp16 ;;
+    bf16) echo --precision_mode_v2=mixed_bfloat16 ;;
+  esac
 }
 
 compile_om() { # BATCH [PRECISION FLAG]: README 3
@@ -313,9 +354,9 @@ infer() { # BATCH OM OUT: README 5; with --sweep also on made-up data (README 7)
       --round=20 "${options[@]}"
 }
 
-reference() { # README 6: sets reference; that of demo weights is what plain PyTorch gets on the same photos
-  reference=$published
-  [[ -n $demo ]] || return 0
+reference() { # README 6: sets reference, if it is to be measured, as that of demo weights always is
+  [[ -z $demo ]] || reference=measure
+  [[ $reference == measure ]] || return 0
   step "6 Accuracy: reference, plain PyTorch on the same photos" \
     python3 "$suite/test/pytorch_reference.py" "$weights" "$images" "$labels" "--resize=$resize" >reference.txt
   reference=$(<reference.txt)
@@ -337,7 +378,8 @@ tables() { # BATCH...: what the run found
   local batch records=() pure=()
   for batch in "$@"; do
     if [[ -n $score ]]; then
-      records+=("result/dumpShares_bs$batch"/share*of*.json)
+      shares_of "$batch"
+      records+=("${shares[@]}")
     else
       records+=("result/dumpOutput_bs$batch.json")
     fi
@@ -349,6 +391,7 @@ tables() { # BATCH...: what the run found
   [[ -z $look ]] || printf 'A quick look at some of the images: %s\n' "${some[*]}"
   [[ -z $demo ]] || printf 'Demo weights, fitted to these photos: they know nothing of ImageNet.\n'
   cat "accuracy_bs$1.txt"
+  for batch in "${@:2}"; do sed -n "s/^\(FAILED\|DISAGREES\)/batch $batch: &/p" "accuracy_bs$batch.txt"; done
   printf '\n== '
   cat throughput.txt
 }
@@ -361,7 +404,8 @@ show() { # README 7: report.html; a run without its packages is a run all the sa
 }
 
 compare_precisions() { # BATCH: README 6.5: each recipe in a folder of its own, each precision on its tensors
-  local top=$PWD place precision
+  local top=$PWD place partial=()
+  [[ $on_error == fail ]] || partial=(--allow-missing)
   for resize in 333 342; do
     for interpolation in bilinear bicubic; do
       place=study/${resize}_$interpolation
@@ -372,12 +416,13 @@ compare_precisions() { # BATCH: README 6.5: each recipe in a folder of its own, 
       for precision in f32 fp16 bf16; do
         infer "$1" "../../xception_bs$1_$precision.om" "result/dump_$precision"
         step "6 Accuracy, $resize $interpolation, $precision" python3 "$suite/imagenet_acc_eval.py" \
-          "result/dump_$precision" "$labels" . "result_$precision.json" "--details=details_$precision.csv"
+          "result/dump_$precision" "$labels" . "result_$precision.json" "--details=details_$precision.csv" \
+          "${partial[@]}"
       done
       cd "$top"
     done
   done
-  step "6 Recipe and precision" python3 "$suite/study.py" study ${demo:+--demo}
+  step "6 Recipe and precision" python3 "$suite/study.py" study "--onnx=$onnx"
 }
 
 work_share() { # BATCH...: README 5.2: one rank's share of the images, on device LOCAL_RANK
@@ -390,13 +435,22 @@ work_share() { # BATCH...: README 5.2: one rank's share of the images, on device
   printf 'share %s of %s is done; when all are: the same command without torchrun and with --score\n' "$rank" "$world"
 }
 
+shares_of() { # BATCH: sets shares to the records of its shares, as infer.py names them
+  local record
+  shares=()
+  for record in "result/dumpShares_bs$1"/share*of*.json; do
+    [[ ! ${record##*/} =~ ^share[0-9]{1,6}of[1-9][0-9]{0,5}\.json$ ]] || shares+=("$record")
+  done
+}
+
 check_shares() { # BATCH: README 5.2: refuses while a share is missing or unfinished
-  local records=("result/dumpShares_bs$1"/share*of*.json)
-  local shares=${records[0]##*of}
-  [[ -e ${records[0]} ]] || die 3 "$workdir/result/dumpShares_bs$1: no share of the images there: run the ranks first"
-  ((${#records[@]} == ${shares%.json})) ||
-    die 3 "$workdir/result/dumpShares_bs$1: ${#records[@]} of ${shares%.json} shares: run the missing ranks first"
-  python3 "$suite/throughput.py" "${records[@]}" >/dev/null || die 3 "not all shares of batch $1 are finished"
+  local all
+  shares_of "$1"
+  ((${#shares[@]})) || die 3 "$workdir/result/dumpShares_bs$1: no share of the images there: run the ranks first"
+  all=${shares[0]##*of} all=${all%.json}
+  ((${#shares[@]} == all)) ||
+    die 3 "$workdir/result/dumpShares_bs$1: ${#shares[@]} of $all shares: run the missing ranks first"
+  python3 "$suite/throughput.py" "${shares[@]}" >/dev/null || die 3 "not all shares of batch $1 are finished"
 }
 
 main() {
@@ -410,6 +464,7 @@ main() {
     return
   fi
   find_inputs
+  check_options
   find_tools
   set_up_python
   mkdir -p "$workdir" || die 4 "$workdir: the folder cannot be made"
@@ -418,24 +473,28 @@ main() {
   [[ -w . ]] || die 4 "$workdir: no permission to write there, or a read-only disk"
   if ((world == 1)); then hold .lock "$workdir"; else hold .lock "$workdir" --shared; fi
   ((world == 1)) || commands=$workdir/commands_$rank.txt
+  own "$commands"
   : >"$commands"
   banner "work directory" cd "$workdir"
 
   IFS=, read -ra batches <<<"$batch_sizes"
+  own .model.lock
   exec 9>.model.lock
   flock 9 # the first of several ranks makes the model, the others find it
   model
   if [[ -n $study ]]; then
-    compile_om "${batches[0]}" f32 --precision_mode=must_keep_origin_dtype
-    compile_om "${batches[0]}" fp16 --precision_mode=force_fp16
-    compile_om "${batches[0]}" bf16 --precision_mode_v2=mixed_bfloat16
+    for precision in f32 fp16 bf16; do
+      compile_om "${batches[0]}" "$precision" "$(precision_flag "$precision")"
+    done
     exec 9>&-
     [[ -z $look ]] || quick_look
     compare_precisions "${batches[0]}"
     return
   fi
-  for batch in "${batches[@]}"; do compile_om "$batch"; done
-  ((world == 1)) || find . -maxdepth 3 -name 'share*of*' ! -name "share*of$world*" -exec rm -rf {} + # another split's
+  for batch in "${batches[@]}"; do compile_om "$batch" "" ${precision:+"$(precision_flag "$precision")"}; done
+  ((world == 1)) || find . -maxdepth 3 -regextype posix-extended \
+    -regex '\./(result/dumpShares_bs[0-9]+/)?share[0-9]+of[0-9]+(\.json|\.lock)?' \
+    ! -regex ".*of$world(\.json|\.lock)?" -exec rm -rf {} + # another split's
   exec 9>&-
   if ((world > 1)); then
     work_share "${batches[@]}"

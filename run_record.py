@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Put on record what a finished run of run_all.sh was made of: run.json in the work directory.
 
-Usage:    python3 run_record.py --weights F --onnx F --batch_sizes 1,16 --soc_version CHIP --reference T1,T5
+Usage:    python3 run_record.py --weights F --onnx F --batch_sizes 1,16 --soc_version CHIP --reference T1,T5|published
                   [--score] [--demo] [--quick_look TEXT]
 Example:  python3 run_record.py --weights demo.pth.tar --onnx xception.onnx --batch_sizes 1,16 \\
-              --soc_version Ascend310 --reference 78.892,94.292
+              --soc_version Ascend310 --reference published
           run.json: what ran, with sha256 of weights, ONNX and 2 oms
 
 Run in the work directory. It reads what the steps left there, and computes nothing but hashes.

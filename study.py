@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Say which part of a drop in accuracy the recipe explains and which the precision, of what run_all.sh --study ran.
 
-Usage:    python3 study.py STUDY_DIR [--demo]
-Example:  python3 study.py work/study
+Usage:    python3 study.py STUDY_DIR [--onnx FILE]
+Example:  python3 study.py work/study --onnx work/xception.onnx
           top-1, % (points from 333 bilinear in f32)
           short side                   f32              fp16              bf16
           333 bilinear    88.889            88.889 (+0.000)   88.889 (+0.000)
@@ -17,7 +17,8 @@ computed in. All are of the same images; so differences are counted image by ima
 
 STUDY_DIR/study.csv: a header line, then a line for each recipe and precision: resize, interpolation, precision,
 images, top1 to top5 (percent), difference (of top-1, in points), low, high (its 95 % interval), p (McNemar).
---demo: the weights know nothing of ImageNet: no cause of the published drop is told.
+--onnx: what was run. Only if it was made of the published weights (its metadata_props tell) is anything said of the
+published drop: it is theirs.
 """
 import argparse
 import csv
@@ -25,10 +26,11 @@ import io
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-
-from common import Failure, read_json, run, write
+from common import Failure, read, read_json, run, write
 from report import paired_rows, read_details
+from xception_pth2onnx import ONNX_LIMIT, PUBLISHED_MD5
+
+import numpy as np
 
 RECIPES = [(resize, interpolation) for resize in (333, 342) for interpolation in ("bilinear", "bicubic")]
 PRECISIONS = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}  # as the host engine names them
@@ -80,7 +82,13 @@ def print_table(runs: dict):
         print(f"{recipe[0]} {recipe[1]:<10}" + "".join(cells).rstrip())
 
 
-def explain(runs: dict, demo: bool):
+def weights_of(onnx) -> str:
+    """'published', 'demo' or 'other', as the ONNX file's metadata_props tell."""
+    data = read(onnx, ONNX_LIMIT) if onnx else b""
+    return "demo" if b"demo weights" in data else "published" if PUBLISHED_MD5.encode() in data else "other"
+
+
+def explain(runs: dict, weights: str):
     """What recipe and precision do alone and together, and what of the published drop that explains."""
     base = runs[333, "bilinear", "f32"]
     total = len(base.images)
@@ -95,7 +103,11 @@ def explain(runs: dict, demo: bool):
     for precision in PRECISIONS:
         if not runs[333, "bilinear", precision].real:
             print(f"this CPU does not compute in {precision}: that column is f32's")
-    if demo:
+    if weights == "other":
+        print(f"Nothing is said of the published drop of {PUBLISHED_DROP} points: it is of the published weights (md5 "
+              f"{PUBLISHED_MD5}) on ImageNet, and these are others, or not told with --onnx")
+        return
+    if weights == "demo":
         print(f"{total} photos and demo weights cannot tell where the published drop of {PUBLISHED_DROP} points comes "
               "from: that takes the published weights and ImageNet")
         return
@@ -128,15 +140,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", metavar="STUDY_DIR", type=Path)
-    parser.add_argument("--demo", action="store_true", help="the weights are the demo's")
+    parser.add_argument("--onnx", metavar="FILE", type=Path, help="the network that was run")
     args = parser.parse_args()
 
     runs = {(*recipe, precision): load(args.study / f"{recipe[0]}_{recipe[1]}", precision)
             for recipe in RECIPES for precision in PRECISIONS}
     check_same(runs)
+    weights = weights_of(args.onnx)
     write(args.study / "study.csv", table_text(runs))
     print_table(runs)
-    explain(runs, args.demo)
+    explain(runs, weights)
     print(f"also in {(args.study / 'study.csv').resolve()}")
     return 0
 

@@ -17,12 +17,13 @@ OUT.csv: a header line, then a line for each batch size: batch_size, devices, in
 import argparse
 import csv
 import io
-import math
+import re
 from pathlib import Path
 
-from common import Failure, read_json, run, write
+from common import Failure, printable, read_json, run, write
 
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
+LARGEST = 1e12  # images/s that nothing reaches
 CHIPS_PER_CARD = {"Ascend310": 4}  # Atlas 300I 3010; a 310P3 or 910 card has one
 
 
@@ -35,9 +36,11 @@ def read_record(path: Path) -> dict:
                 raise TypeError(key)
         rates, e2e, images = record["rates"], record.get("e2e"), record.get("images", 0)
         numbers = [rate["interface"] for rate in rates.values()] + [0 if e2e is None else e2e, images]
-        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        if not all(isinstance(number, (int, float)) and 0 <= number < LARGEST for number in numbers):
             raise TypeError("rates")
-        if not all(device.isdecimal() for device in rates) or not isinstance(record.get("device", ""), str):
+        if not all(re.fullmatch(r"[0-9]{1,6}", device) for device in [*rates]):
+            raise TypeError("rates")
+        if not isinstance(record.get("device", ""), str):
             raise TypeError("device")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Failure(f"{path}: not a record of infer.py") from error
@@ -61,7 +64,9 @@ def merge_shares(shares: list) -> dict:
         if record["made_from"].get("om") != first["made_from"].get("om"):
             raise Failure(f"{path}: of another om than {shares[0][0]}: run the ranks again")
         rates.update({f"{path.stem}, {device}": rate for device, rate in record["rates"].items()})
-    return dict(first, rates=rates, e2e=None, images=sum(record["images"] for _, record in shares))
+    if len(rates) < sum(len(record["rates"]) for _, record in shares):
+        raise Failure(f"{shares[0][0].name}: given twice: no rates to add up")
+    return dict(first, rates=rates, e2e=None, images=sum(record.get("images", 0) for _, record in shares))
 
 
 def interface(record: dict):
@@ -109,8 +114,8 @@ def device_line(records: list, soc_version: str) -> str:
     engines = sorted({record["engine"] for record in records})
     devices = sorted({device.split(", ")[-1] for record in records for device in record["rates"]}, key=int)
     if engines == ["host"]:
-        return records[0].get("device", "host")
-    return f"{soc_version}, device {','.join(devices)} ({', '.join(engines)})"
+        return printable(records[0].get("device", "host"))
+    return printable(f"{soc_version}, device {','.join(devices)} ({', '.join(engines)})")
 
 
 def main() -> int:

@@ -172,9 +172,9 @@ def shape_of(tensor) -> str:
 
 def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     """The network in eval mode with these weights; raises Failure, naming each key that does not fit."""
-    import torch
-
     from xception import Xception
+
+    import torch
 
     if "fc.weight" not in state or state["fc.weight"].dim() != 2:
         raise Failure(f"{path}: no two-dimensional fc.weight (or last_linear.weight): not Xception weights")

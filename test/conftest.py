@@ -4,6 +4,7 @@ The network's weights are those of the reference logits in xception_reference.np
 NumPy alone, by name, so that nothing large is stored.
 """
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Of a script's background job it is ignored, and so by all that it starts: bash could not even trap it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES, SIDE = 6, 8  # of the small network
 SUITE = Path(__file__).resolve().parent.parent

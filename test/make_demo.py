@@ -123,9 +123,9 @@ def main() -> int:
         print(f"{args.out}: made before from the same photos, kept")
         return 0
 
-    import torch
-
     from xception import Xception
+
+    import torch
 
     say(f"making demo weights from {len(images)} photos: a minute or two")
     torch.manual_seed(SEED)

@@ -16,12 +16,13 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from common import Failure, run, say  # noqa: E402
 
+TOP = 5
 BATCH = 4  # images at a time: fastest on few cores
 LEAST_TOP5 = 10.0  # percent; chance gives 0.5 on 1000 classes
 
 
 def predict(network, paths: list, short_side: int):
-    """The five likeliest classes of each image, int64 (images, 5)."""
+    """The likeliest classes of each image, int64 (images, up to 5)."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -34,7 +35,8 @@ def predict(network, paths: list, short_side: int):
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):
             images = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[start:start + BATCH]])
-            found.append(network(images).topk(5).indices)
+            values = network(images)
+            found.append(values.topk(min(TOP, values.shape[1])).indices)
     return torch.cat(found)
 
 
@@ -48,15 +50,21 @@ def main() -> int:
     parser.add_argument("--resize", type=int, default=333, help="short side before the crop (default: %(default)s)")
     args = parser.parse_args()
 
-    import torch
-
+    from img_preprocess import find_images
     from xception_pth2onnx import build_network, load_checkpoint
+
+    import torch
 
     network = build_network(args.checkpoint, load_checkpoint(args.checkpoint)[0])
     network = network.to(memory_format=torch.channels_last)
     rows = [line.split() for line in args.labels.read_text().splitlines()]
     expected = torch.tensor([int(label) for _, label in rows])
-    hits = predict(network, [args.images / name for name, _ in rows], args.resize) == expected[:, None]
+    places = find_images(args.images)[0]
+    gone = [name for name, _ in rows if name.split(".")[0] not in places]
+    if gone:
+        raise Failure(f"{args.images}: no image {gone[0]}, which {args.labels} has")
+    paths = [places[name.split(".")[0]][0] for name, _ in rows]
+    hits = predict(network, paths, args.resize) == expected[:, None]
     top1, top5 = (100 * hits[:, :k].any(1).double().mean().item() for k in (1, 5))
     if top5 < LEAST_TOP5:
         raise Failure(f"{args.checkpoint}: plain PyTorch has top-5 {top5:.2f} % on these images: weights and "

@@ -2,14 +2,14 @@
 import subprocess
 import sys
 
+import aipp
+import om
+from conftest import CLASSES, SIDE, SUITE, run
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import aipp
-import om
-from conftest import CLASSES, SIDE, SUITE, run
 
 CONFIG = SUITE / "xception_aipp.cfg"
 PHOTOS = SUITE / "test/data/imagenet/val"

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import zlib
 
+from conftest import SUITE, run
+from test_img_preprocess import noise, reference
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
-
-from conftest import SUITE, run
-from test_img_preprocess import noise, reference
 
 SCRIPT = SUITE / "img_preprocess.py"
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")

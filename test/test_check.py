@@ -4,11 +4,11 @@ import shutil
 import sys
 from types import SimpleNamespace
 
-import pytest
-
 import check
 from common import Failure
 from conftest import SUITE, run
+
+import pytest
 
 DATA = SUITE / "test/data/imagenet"
 
@@ -18,14 +18,14 @@ def args(tmp_path):
     """Those of the default job, below tmp_path."""
     return SimpleNamespace(weights=None, images=DATA / "val", labels=DATA / "val_label.txt", workdir=tmp_path / "work",
                            batch_sizes="1,16", aipp=False, engine="host", synsets=None, study=False, on_error="fail",
-                           limit=0, sample=0, seed=0)
+                           limit=0, sample=0, seed=0, tool="", device_ids=[], soc_version="")
 
 
 def test_the_default_job_could_start(tmp_path):
     done = run(sys.executable, SUITE / "check.py", "--weights=", f"--images={DATA / 'val'}",
                f"--labels={DATA / 'val_label.txt'}", cwd=tmp_path)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
-        "✓ python", "✓ weights", "✓ data set", "✓ disk", "✓ CPU"]
+        "✓ python", "✓ weights", "✓ data set", "✓ folder", "✓ disk", "✓ CPU"]
     assert not list(tmp_path.iterdir())
 
 
@@ -33,12 +33,12 @@ def test_nothing_is_there(tmp_path):
     done = run(sys.executable, SUITE / "check.py", "--weights=no.pth", cwd=tmp_path, status=3)
     assert done.stdout.splitlines()[1:4] == [
         "✗ weights: no.pth: no such file; README 1 tells where the published weights come from",
-        "✗ data set: not found, see above", "✗ disk: not known without the data set"]
+        "✗ data set: not found, see above", "✓ folder: work can be written"]
 
 
 def test_published_weights_that_are_damaged(args, tmp_path):
     args.weights = tmp_path / "xception-c0a72b38.pth.tar"
-    args.weights.write_bytes(b"cut short")
+    args.weights.write_bytes(b"PK, cut short")
     with pytest.raises(Failure, match="md5 is [0-9a-f]{32}, the published file's is 203a36dce3e49d45e5d742efbad5ba65"):
         check.check_weights(args)
     args.weights = args.weights.rename(tmp_path / "mine.pth")

@@ -2,9 +2,9 @@
 import os
 import sys
 
-import pytest
-
 from conftest import SUITE, run
+
+import pytest
 
 FAKES = SUITE / "test/fake_cann"
 

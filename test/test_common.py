@@ -12,11 +12,11 @@ import termios
 import time
 from pathlib import Path
 
-import pytest
-
 import common
 from common import Failure, hold, lines, printable, read, read_json, replacing, write
 from conftest import SUITE
+
+import pytest
 
 
 def python(code, cwd, *words, **options):

@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import img_preprocess
+from common import hash_of
+from conftest import SUITE
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-import img_preprocess
-from common import hash_of
-from conftest import SUITE
 
 DATA = SUITE / "test/data/imagenet"
 PHOTOS = 45

@@ -1,12 +1,12 @@
 """No input makes a reader fail in a way that is not foreseen: fuzz.py's targets, some hundred inputs each."""
 import json
 
+import fuzz
+from conftest import others
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import fuzz
-from conftest import others
 
 EDIT = st.tuples(st.sampled_from(["insert", "delete", "replace", "double"]), st.floats(0, 1), st.integers(0, 20),
                  st.one_of(st.binary(max_size=8), st.sampled_from([

@@ -3,10 +3,10 @@ import json
 import os
 import sys
 
+from conftest import SUITE, run
+
 import pytest
 from PIL import Image
-
-from conftest import SUITE, run
 
 SCRIPT = SUITE / "gen_dataset_info.py"
 BYTES = 3 * 5 * 4 * 4  # of a tensor of width 5 and height 4

@@ -8,17 +8,17 @@ import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 
-import numpy as np
-import onnx
-import onnxruntime
-import pytest
-import torch
-
 import gflags
 import om
 from common import Failure, import_openvino
 from conftest import CLASSES, SIDE, SUITE, run, small_model
 from xception import Xception
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
 
 
 def load_program(path):

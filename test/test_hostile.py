@@ -18,14 +18,14 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import om
+from conftest import CLASSES, SIDE, SUITE, run, small_model
+from test_run_all_cann import make_data_set, make_onnx, make_suite, run_all
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-import om
-from conftest import CLASSES, SIDE, SUITE, run, small_model
-from test_run_all_cann import make_data_set, make_onnx, make_suite, run_all
 
 BENCHMARK = SUITE / f"host/benchmark.{os.uname().machine}"
 ROOM = 300  # MB more than the harmless file of the same kind
@@ -433,10 +433,10 @@ def test_an_onnx_to_be_replaced_that_is_no_file(kind, checkpoints):
 
 def test_nonfinite_weights_stay_what_they_are(tmp_path, reference_state, reference_images):
     """In a file whose name is no UTF-8, under a long note with half a character: both go into the ONNX file."""
+    from xception import Xception
+
     import onnxruntime
     import torch
-
-    from xception import Xception
 
     state = {name: value.clone() for name, value in reference_state.items()}
     state["fc.bias"][3:6] = torch.tensor([torch.nan, torch.inf, -torch.inf])

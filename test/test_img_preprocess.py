@@ -9,6 +9,10 @@ import signal
 import struct
 import sys
 
+import common
+import img_preprocess
+from conftest import SUITE, run
+
 import cv2
 import numpy as np
 import pytest
@@ -18,10 +22,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-
-import common
-import img_preprocess
-from conftest import SUITE, run
 
 SCRIPT = SUITE / "img_preprocess.py"
 PHOTOS = SUITE / "test/data/imagenet/val"
@@ -492,8 +492,8 @@ def test_bins_that_were_not_made_here_are_left_alone(prepare, images, tmp_path, 
     if text is not None:
         (tmp_path / "dst/manifest.json").write_text(text)
     before = content(tmp_path / "dst")
-    assert prepare(status=3) == ("", "img_preprocess.py: dst: holds 1 .bin files but no manifest.json: not made here; "
-                                     "use an empty folder\n")
+    assert prepare(status=3) == ("", "img_preprocess.py: dst: holds 1 .bin files but no manifest.json of this "
+                                     "script: not made here; use an empty folder\n")
     assert content(tmp_path / "dst") == before
 
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
 import infer
 import throughput
 from conftest import SUITE, run
+
+import pytest
 
 SAMPLES = 10
 BINARY = infer.BINARY

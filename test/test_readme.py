@@ -2,12 +2,12 @@
 import re
 import sys
 
+from conftest import SIDE, SUITE, run, small_model
+from test_faults import small_disk  # noqa: F401 (a fixture)
+
 import numpy as np
 import onnx
 import pytest
-
-from conftest import SIDE, SUITE, run, small_model
-from test_faults import small_disk  # noqa: F401 (a fixture)
 
 ENGLISH, CHINESE = ((SUITE / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
 PHOTO = SUITE / "test/data/imagenet/val/cat_1.JPEG"

@@ -9,15 +9,15 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-import pytest
-from scipy.spatial import distance
-from scipy.stats import binomtest
-
 import report
 from common import Failure
 from conftest import SUITE, others, run
 from imagenet_acc_eval import write_details
+
+import numpy as np
+import pytest
+from scipy.spatial import distance
+from scipy.stats import binomtest
 
 REPORT = SUITE / "report.py"
 PAGE_LIMIT, TIME_LIMIT = 5e6, 20  # bytes and seconds for 50,000 images
@@ -152,6 +152,24 @@ def test_every_value_of_a_run_may_be_of_another_kind(words, logits, tmp_path, mo
     assert refused > 50
 
 
+@pytest.mark.parametrize(("first", "second", "badge"), [
+    ("PASSED: a\n", "PASSED: a\nagrees with b\n", "passed"), ("PASSED: a\n", "FAILED: x\n", "failed"),
+    ("PASSED: a\n", "PASSED: a\nDISAGREES with b\n", "failed"), ("FAILED: a\n", "PASSED: a\n", "failed"),
+    ("NOT HELD against b\n", "NOT HELD against b\n", None),
+])
+def test_the_verdict_is_of_all_batch_sizes(first, second, badge, logits, tmp_path):
+    make_run(tmp_path / "w", *logits, reference="published")
+    for batch, text in (("1", first), ("16", second)):
+        (tmp_path / f"w/accuracy_bs{batch}.txt").write_text(f"top-1 1 %\n{text}partial run: 1 has no dump\n")
+    go("w", cwd=tmp_path)
+    page = (tmp_path / "w/report.html").read_text()
+    assert re.findall(r'class="badge \w+">(\w+)<', page) == ([badge] if badge else [])
+    for line in second.splitlines():
+        assert f"<p>batch 16: {line}</p>" in page
+    assert "<p>partial run: 1 has no dump</p>" in page
+    assert "78.892 %" not in page  # these seven classes are none of ImageNet's
+
+
 def test_a_network_that_is_always_sure_and_right(tmp_path):
     values = np.eye(3) * 1000
     run_ = report.load_run(make_run(tmp_path / "w", [0, 1, 2], values))
@@ -226,8 +244,12 @@ def test_names_of_classes(tmp_path):
 
 
 def test_class_folders_that_are_synsets_get_imagenets_names(tmp_path):
-    (tmp_path / "classes.txt").write_text("".join(f"n{i:08}\n" for i in range(1000)))
+    """Those of ILSVRC2012, that is; a thousand others are not called by its names."""
+    synsets = ["n01440764", *(f"n{i:08}" for i in range(2_000_000, 2_000_998)), "n15075141"]
+    (tmp_path / "classes.txt").write_text("\n".join(synsets) + "\n")
     assert report.class_names(None, tmp_path, 1000)[0] == "tench"
+    (tmp_path / "classes.txt").write_text("\n".join(["n00000001", *synsets[1:]]) + "\n")
+    assert report.class_names(None, tmp_path, 1000)[:2] == ["n00000001", "n02000000"]
 
 
 # ---- what is not as it was written
@@ -562,11 +584,11 @@ def test_a_dump_that_is_missing_or_not_finite(logits, tmp_path):
 
 def test_one_photo(work, tmp_path, reference_state):
     """The reference network's answer to a photo, against PyTorch and torchvision."""
+    from xception import Xception
+
     import torch
     from PIL import Image
     from torchvision import transforms
-
-    from xception import Xception
 
     photo = SUITE / "test/data/imagenet/val/cat_1.JPEG"
     network = Xception().eval()

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from conftest import SUITE
 from test_faults import DATA, ENVIRONMENT, alive, atc, finish, make_tiny
+
+import pytest
 
 MAY_GROW = 1.10  # from the first half of a stage to the second
 NOISE = 8 << 20  # bytes: what an allocator keeps or gives back as it likes

@@ -9,10 +9,10 @@ import time
 import zlib
 from pathlib import Path
 
-import pytest
-
 from conftest import SUITE
 from test_run_all_cann import FAKES, PHOTOS, make_data_set, make_onnx, make_suite
+
+import pytest
 
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 
@@ -170,7 +170,8 @@ def test_another_split_leaves_nothing_of_the_old_one(place):
     for size in ("2", "3"):
         for rank in range(int(size)):
             assert run(place, RANK=str(rank), WORLD_SIZE=size, LOCAL_RANK="0").returncode == 0
-    (place / "work/share1of3/prep_dataset/manifest.json").write_text('{"source": "elsewhere", "recipe": {}}')
+    manifest = place / "work/share1of3/prep_dataset/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": "elsewhere"}))
     mixed = run(place, "--score")
     assert (mixed.returncode, "share1of3/prep_dataset: of another source or recipe" in mixed.stderr) == (3, True)
     assert run(place, RANK="1", WORLD_SIZE="3", LOCAL_RANK="0").returncode == 0

@@ -1,8 +1,8 @@
 """The network against the published state dict and the upstream network's logits."""
+from xception import Xception
+
 import numpy as np
 import torch
-
-from xception import Xception
 
 
 def test_state_dict_has_the_published_names_order_dtypes_and_shapes(reference_rows):

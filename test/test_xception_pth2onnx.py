@@ -3,14 +3,14 @@ import hashlib
 import os
 import sys
 
+import xception_pth2onnx
+from common import Failure
+from conftest import SUITE, run
+
 import numpy as np
 import onnx
 import pytest
 import torch
-
-import xception_pth2onnx
-from common import Failure
-from conftest import SUITE, run
 
 SCRIPT = SUITE / "xception_pth2onnx.py"
 

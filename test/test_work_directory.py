@@ -1,0 +1,270 @@
+"""What lies in a folder that the suite writes to: nothing in it runs, and nothing that is another's is touched."""
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+
+from conftest import SUITE, run
+from test_run_all_cann import inputs, run_all  # noqa: F401 (a fixture)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def start(inputs, tmp_path):  # noqa: F811
+    """Run run_all.sh in tmp_path/work with the fake CANN."""
+    def call(*words, **changes):
+        return run_all(inputs, tmp_path, "--weights", inputs.onnx, "--datasets_path", inputs.data, *words, **changes)
+    return call
+
+
+# ---- run_all.sh
+
+def test_the_name_of_a_share_is_no_command(start, tmp_path):
+    (tmp_path / "work/result/dumpShares_bs1").mkdir(parents=True)
+    (tmp_path / "work/result/dumpShares_bs1/share0ofworld[$(touch PWNED)0].json").touch()
+    done = start("--score", "--batch_sizes=1")
+    assert done.status == 3
+    assert "no share of the images there: run the ranks first" in done.err
+    assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_no_module_is_taken_from_the_work_directory(start, tmp_path):
+    (tmp_path / "work").mkdir()
+    for name in ("common", "json", "hashlib", "importlib", "numpy"):
+        (tmp_path / f"work/{name}.py").write_text("open('/proc/self/fd/2', 'w').write('PWNED')\n")
+    done = start("--batch_sizes=1")
+    assert done.status == 0, done.err
+    assert "PWNED" not in done.err
+
+
+@pytest.mark.parametrize("name", [".lock", ".model.lock", "commands.txt"])
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_what_is_no_file_of_its_own_is_not_written(name, kind, start, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    place = tmp_path / "work" / name
+    if kind == "link":
+        place.symlink_to("../precious")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        os.mkfifo(place)
+    done = start("--batch_sizes=1")
+    assert done.status == 4
+    assert f"run_all.sh: {name}: not a regular file: remove it from {tmp_path}/work" in done.err
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("words", "variables", "status", "told"), [
+    ((), {"WORLD_SIZE": "abc"}, 2, "rank 0 of abc, 0 on this host: not numbers"),
+    ((), {"WORLD_SIZE": "2", "RANK": "x[$(touch PWNED)]"}, 2, "not numbers"),
+    ((), {"WORLD_SIZE": "2", "RANK": "2"}, 2, "rank 2 of 2: ranks count from 0"),
+    (("--synsets=/none/map.txt",), {}, 3, "/none/map.txt: no such file"),
+    (("--limit=" + "1" * 300,), {}, 2, "neither --limit N nor --sample N --seed S"),
+    (("--engine=nonsense",), {}, 2, "--engine nonsense: not one of benchmark, ais_bench, host"),
+    (("--resize=200",), {}, 2, "--resize 200: not 299 pixels or more"),
+    (("--interpolation=cubic",), {}, 2, "--interpolation cubic: neither bilinear nor bicubic"),
+    (("--device_ids=0,x",), {}, 2, "--device_ids 0,x: not a list such as 0,1"),
+    (("--precision=int8",), {}, 2, "--precision int8: not one of f32, fp16, bf16"),
+    (("--reference=good",), {}, 2, "--reference good: not TOP1,TOP5, published or measure"),
+    (("--reference=measure",), {}, 2, "--reference measure: needs --weights as a checkpoint"),
+])
+def test_mistakes_are_told_before_anything_starts(words, variables, status, told, start, tmp_path):
+    for more in ((), ("--check",)):
+        done = start(*words, *more, **variables)
+        assert done.calls == []
+        assert told in (done.err if done.status == 2 or not more else done.out), done.err
+        assert done.status == status
+    assert not (tmp_path / "work").exists()
+    assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_seed_and_sample_in_any_order(start, tmp_path):
+    assert start("--seed=1", "--sample=5", "--batch_sizes=1").status in (0, 1)
+    assert (tmp_path / "work/sample5_seed1").is_dir()
+
+
+@pytest.mark.parametrize(("name", "flag"), [("f32", "--precision_mode=must_keep_origin_dtype"),
+                                            ("fp16", "--precision_mode=force_fp16"),
+                                            ("bf16", "--precision_mode_v2=mixed_bfloat16")])
+def test_the_precision_is_handed_to_atc(name, flag, start):
+    done = start(f"--precision={name}", "--batch_sizes=1")
+    assert f" {flag}\n" in done.err
+    plain = start("--batch_sizes=1")
+    assert "precision_mode" not in plain.err
+    assert plain.calls[0][0] == "atc"  # another om
+
+
+def test_a_reference_of_ones_own(start, tmp_path):
+    done = start("--reference=80.5,99", "--batch_sizes=1")
+    assert "reference  80.500 %" in done.out
+    assert json.loads((tmp_path / "work/run.json").read_text())["reference"] == "80.5,99"
+
+
+def test_a_cdpath_does_not_lead_astray(tmp_path):
+    (tmp_path / "suite").symlink_to(SUITE)
+    done = subprocess.run(["bash", "suite/run_all.sh", "--version"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "CDPATH": ".:/"}, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- folders and files that are others'
+
+def om_of_the_real_atc(folder):
+    (folder / "m.om").write_bytes(b"IMOD" + bytes(500))
+    (folder / "t").mkdir()
+    (folder / "t/x.bin").write_bytes(b"tensor")
+    (folder / "m.info").write_text("0 ./t/x.bin 1 1\n")
+
+
+@pytest.mark.parametrize("out", ["photos", "t", "result", ".."])
+def test_the_dumps_go_to_no_folder_of_others(out, tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    om_of_the_real_atc(folder)
+    for name in ("photos", "result"):
+        (folder / name).mkdir()
+        (folder / name / "thesis.txt").write_text("years")
+    done = run(sys.executable, SUITE / "infer.py", "m.om", out, "--info=m.info", "--engine=host", cwd=folder,
+               status=2 if out == ".." else 4)
+    assert "not a folder of its own" in done.stderr or "not made here; use a folder of its own" in done.stderr
+    assert (folder / "photos/thesis.txt").read_text() == (folder / "result/thesis.txt").read_text() == "years"
+    assert (folder / "t/x.bin").read_bytes() == b"tensor"
+
+
+def test_names_that_would_share_a_dump_are_refused(tmp_path):
+    om_of_the_real_atc(tmp_path)
+    (tmp_path / "m.info").write_text("0 ./t/x.bin 1 1\n1 ./u/x.bin 1 1\n")
+    done = run(sys.executable, SUITE / "infer.py", "m.om", "out", "--info=m.info", "--engine=host", cwd=tmp_path,
+               status=3)
+    assert done.stderr == "infer.py: m.info: 1 names come twice, and would share a dump: x\n"
+
+
+def test_the_manifest_of_another_program_is_none(tmp_path):
+    for name in ("img", "model"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (400, 400)).save(tmp_path / "img/a.png")
+    (tmp_path / "model/manifest.json").write_text('{"name": "my app"}')
+    (tmp_path / "model/pytorch_model.bin").write_text("weights")
+    done = run(sys.executable, SUITE / "img_preprocess.py", "img", "model", cwd=tmp_path, status=3)
+    assert "holds 1 .bin files but no manifest.json of this script: not made here" in done.stderr
+    assert (tmp_path / "model/pytorch_model.bin").read_text() == "weights"
+    assert (tmp_path / "model/manifest.json").read_text() == '{"name": "my app"}'
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "stdout"])
+def test_an_output_that_is_no_file_is_left_as_it_is(kind, tmp_path):
+    (tmp_path / "l.txt").write_text("a.JPEG 1\n")
+    out = tmp_path / "out"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to("/dev/null" if kind == "device" else "/proc/self/fd/1")
+    done = run(sys.executable, SUITE / "labels.py", "l.txt", "out", cwd=tmp_path, status=4)
+    assert done.stderr == "labels.py: 'out': not a regular file, nor the name of a new one\n"
+    assert out.is_symlink() or out.is_fifo()
+
+
+@pytest.mark.parametrize("out", [".", "/", ""])
+def test_an_output_without_a_name(out, tmp_path):
+    (tmp_path / "l.txt").write_text("a.JPEG 1\n")
+    done = run(sys.executable, SUITE / "labels.py", "l.txt", out, cwd=tmp_path, status=4)
+    assert "nor the name of a new one" in done.stderr
+
+
+def test_the_result_does_not_replace_the_labels(tmp_path):
+    (tmp_path / "l.txt").write_text("a.JPEG 1\n")
+    (tmp_path / "D").mkdir()
+    (tmp_path / "D/a_1.txt").write_text("1 2 3\n")
+    done = run(sys.executable, SUITE / "imagenet_acc_eval.py", "D", "l.txt", ".", "l.txt", cwd=tmp_path, status=2)
+    assert "l.txt: would replace the labels" in done.stderr
+    assert (tmp_path / "l.txt").read_text() == "a.JPEG 1\n"
+
+
+# ---- inputs that take long, or much
+
+@pytest.mark.parametrize("word", ["--reference=1e9999999999,100", "--reference=1,1e0099999999",
+                                  "--max-drop=1e-99999999"])
+def test_numbers_that_would_be_worked_out_for_hours(word, tmp_path):
+    done = run(sys.executable, SUITE / "imagenet_acc_eval.py", "D", "l.txt", ".", "r.json", "--reference=1,2", word,
+               cwd=tmp_path, status=2, timeout=20)
+    assert "invalid" in done.stderr
+
+
+def test_a_tile_is_no_way_round_the_limit_of_pixels(tmp_path):
+    (tmp_path / "img").mkdir()
+    tags = {256: 400, 257: 400, 258: 8, 259: 8, 262: 1, 277: 1, 322: 24_000, 323: 24_000, 324: 200, 325: 9}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    (tmp_path / "img/a.tif").write_bytes(
+        struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + bytes(200))
+    assert Image.open(tmp_path / "img/a.tif").size == (400, 400)
+    done = run(sys.executable, SUITE / "img_preprocess.py", "img", "bins", cwd=tmp_path, status=3)
+    assert "a tile of 24000x24000 is over the limit" in done.stderr
+
+
+def test_a_perf_file_of_many_beginnings(tmp_path):
+    dumps = tmp_path / "result/dumpOutput_device0"
+    dumps.mkdir(parents=True)
+    (dumps / "a_1.txt").write_text("1 2 3\n")
+    (tmp_path / "l.txt").write_text("a.JPEG 1\n")
+    (tmp_path / "result/perf_vision_batchsize_1_device_0.txt").write_text("[e2e] " * 200_000)
+    run(sys.executable, SUITE / "imagenet_acc_eval.py", dumps, "l.txt", ".", "r.json", cwd=tmp_path, timeout=20)
+
+
+def test_results_that_are_no_numbers_do_not_agree(tmp_path):
+    (tmp_path / "D").mkdir()
+    np.arange(7, dtype="<f4").tofile(tmp_path / "D/a_1.bin")
+    (tmp_path / "l.txt").write_text("a.JPEG 6\n")
+    words = (sys.executable, SUITE / "imagenet_acc_eval.py", "D", "l.txt", ".", "r.json")
+    run(*words, cwd=tmp_path)
+    shutil.copy(tmp_path / "r.json", tmp_path / "other.json")
+    text = (tmp_path / "other.json").read_text()
+    (tmp_path / "other.json").write_text(text.replace("100.0%", "nan%", 2).replace("nan%", "100.0%", 1))
+    done = run(*words, "--same-as=other.json", cwd=tmp_path, status=3)
+    assert done.stderr == "imagenet_acc_eval.py: other.json: not a result.json\n"
+
+
+# ---- how a script ends
+
+@pytest.mark.parametrize("script", ["imagenet_acc_eval.py", "img_preprocess.py", "report.py", "precision_report.py",
+                                    "study.py", "host/benchmark"])
+def test_a_package_that_is_missing_is_told_in_a_line(script, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')\n")
+    done = run(sys.executable, SUITE / script, "x", cwd=tmp_path, status=4, env={"PYTHONPATH": str(tmp_path)})
+    assert done.stderr == f"{os.path.basename(script)}: No module named 'numpy': see requirements.txt\n"
+
+
+@pytest.mark.parametrize(("ends", "status", "source"), [
+    (">&-", 0, "l.txt"), ("2>&-", 0, "l.txt"), ("2>&-", 4, "none.txt"), ("2>/dev/full", 4, "none.txt"),
+    (">&- 2>&-", 4, "none.txt"),
+])
+def test_a_stream_that_is_closed_changes_no_status(ends, status, source, tmp_path):
+    (tmp_path / "l.txt").write_text("a.JPEG 1\n")
+    done = subprocess.run(["bash", "-c", f'"$@" {ends}', "-", sys.executable, SUITE / "labels.py", source, "out.txt"],
+                          cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out.txt").exists() == (status == 0)
+    if ends == "2>&-" and status:
+        assert done.stdout == ""
+
+
+def test_npu_smi_that_hangs_or_mumbles(tmp_path, monkeypatch):
+    import chips
+    from common import Failure
+
+    (tmp_path / "npu-smi").write_text("#!/bin/sh\nprintf 'caf\\351 |\\n'\n")
+    (tmp_path / "npu-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(Failure, match="npu-smi info prints a table of unknown form|no"):
+        chips.healthy(chips.find())
+    (tmp_path / "npu-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(chips, "PATIENCE", 0.5)
+    with pytest.raises(Failure, match="npu-smi info tells nothing for 0.5 s") as failure:
+        chips.find()
+    assert failure.value.status == 4
