@@ -77,7 +77,11 @@ def compile_taps(onnx: Path, side: int, precision: str):
 
     openvino = import_openvino()
     core = openvino.Core()
-    model = core.read_model(onnx)
+    om.bound_memory(onnx, [(1, 3, side, side)])
+    try:
+        model = core.read_model(onnx)
+    except Exception as error:  # any: of a damaged one
+        raise Failure(f"{onnx}: OpenVINO cannot read it ({' '.join(str(error).split())[-200:]})") from error
     if len(model.inputs) != 1:
         raise Failure(f"{onnx}: {len(model.inputs)} inputs, expected one")
     model.reshape([1, 3, side, side])

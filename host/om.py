@@ -18,6 +18,9 @@ that --insert_op_conf gave: then the input is u8, NHWC), payload_bytes, payload_
 """
 import hashlib
 import json
+import math
+import re
+import resource
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +103,19 @@ def engine_config(precision: str, hint: str = "THROUGHPUT") -> dict:
     """
     return {"INFERENCE_PRECISION_HINT": "f32" if precision == EMULATED else precision, "PERFORMANCE_HINT": hint,
             "PERFORMANCE_HINT_NUM_REQUESTS": REQUEST_LIMIT if hint == "THROUGHPUT" else 1}
+
+
+def bound_memory(onnx, shapes):
+    """Let this process take no more memory than a network in file `onnx`, with inputs of `shapes`, needs to compile.
+
+    OpenVINO works out at once what follows from constants alone, and a few bytes can ask for any amount of it. Xception
+    with a batch of 16 takes less than 2 GB.
+    """
+    room = (3 << 30) + 12 * size_of(onnx) + 60 * sum(4 * math.prod(shape) for shape in shapes)
+    used = 1024 * int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = min(used + room, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY), 1 << 60)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def effective_precision(compiled, asked: str) -> str:

@@ -1,16 +1,19 @@
 """What lies in a folder that the suite writes to: nothing in it runs, and nothing that is another's is touched."""
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
 import sys
 
-from conftest import SUITE, run
+from conftest import CLASSES, SIDE, SUITE, run, small_model
 from test_run_all_cann import inputs, run_all  # noqa: F401 (a fixture)
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 
@@ -268,3 +271,25 @@ def test_npu_smi_that_hangs_or_mumbles(tmp_path, monkeypatch):
     with pytest.raises(Failure, match="npu-smi info tells nothing for 0.5 s") as failure:
         chips.find()
     assert failure.value.status == 4
+
+
+def test_a_shape_that_is_worked_out_takes_no_more_memory_than_a_network_needs(tmp_path):
+    """OpenVINO does so while it reads the file: 3.6 GB of ones, of which one is taken."""
+    model = small_model()
+    model.graph.node[-1].output[0] = "product"
+    for name, values in (("many", [450_000_000]), ("zero", [0]), ("one", [1]), ("classes", [CLASSES])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, "i8"), name))
+    model.graph.node.extend([
+        helper.make_node("ConstantOfShape", ["many"], ["ones"], value=numpy_helper.from_array(np.array([1], "i8"))),
+        helper.make_node("Slice", ["ones", "zero", "one"], ["first"]),
+        helper.make_node("Concat", ["first", "classes"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["product", "shape"], ["class"])])
+    onnx.save(model, tmp_path / "m.onnx")
+    limited = ["bash", "-c", 'ulimit -v 14000000; exec "$@"', "-"]  # kB, should the limit not hold
+    done = subprocess.run([*limited, sys.executable, SUITE / "host/atc", "--framework=5", "--model=m.onnx",
+                           "--output=m", f"--input_shape=image:1,3,{SIDE},{SIDE}", "--soc_version=Ascend310"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 255
+    assert "E19999: Inner error: OpenVINO cannot compile [m.onnx]" in done.stdout + done.stderr
+    assert not (tmp_path / "m.om").exists()
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 6_000_000  # kB
