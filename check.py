@@ -28,7 +28,7 @@ from pathlib import Path
 
 import chips
 import infer
-from common import Failure, free_space, hash_of, listing, positive, read, run
+from common import Failure, free_space, hash_of, listing, positive, printable, read, run
 
 # bytes: a float32 and a uint8 tensor, a dump, a checkpoint, ONNX or om (README 4, 5.2 and 3)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
@@ -237,12 +237,12 @@ def main() -> int:
     missing = 0
     for name, check in checks.items():
         try:
-            print(f"✓ {name}: {check(args)}")
+            print(printable(f"✓ {name}: {check(args)}"))
         except ImportError as error:
-            print(f"✗ {name}: {error}: see python above")
+            print(printable(f"✗ {name}: {error}: see python above"))
             missing += 1
         except (Failure, OSError) as error:
-            print(f"✗ {name}: {error}")
+            print(printable(f"✗ {name}: {error}"))
             missing += 1
     return 3 if missing else 0
 

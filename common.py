@@ -200,7 +200,7 @@ def lines(path):
                 raise Failure(f"{path}:{number}: a line of {LINE_LIMIT:,} characters or more: not such a file")
             if number > LINES_LIMIT:
                 break
-            yield number, line.rstrip("\n")
+            yield number, line.rstrip("\n").lstrip("\ufeff") if number == 1 else line.rstrip("\n")  # Excel's mark
     raise Failure(f"{path}: more than {LINES_LIMIT:,} lines: split it, as --share does (README 5.2)")
 
 

@@ -44,6 +44,7 @@ from common import (
     Failure,
     lines,
     listing,
+    printable,
     progress,
     read,
     read_json,
@@ -492,13 +493,13 @@ def main() -> int:
         verdict = [f"NOT HELD against the published {PUBLISHED.replace(',', ' / ')}: those are of ImageNet's 1000 "
                    f"classes, this network has {classes}: give its own with --reference"]
     for line in verdict + partial:
-        print(line)
+        print(printable(line))
     same = agrees(difference, args.same_as) if args.same_as else True
     suffix = os.path.splitext(next(iter(dumps.values())))[1]
     for line in doubts(counts, classes, details[1][:, 0], np.array(own), suffix):
         print(line)
     if args.beside:
-        print(comparison)
+        print(printable(comparison))
     return 0 if met and same else 1
 
 

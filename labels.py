@@ -186,11 +186,13 @@ def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
     rows = [(number, line) for number, line in lines(source) if line.strip()]
     if not rows:
         raise Failure(f"{source}: nothing in it")
-    rows[0] = rows[0][0], rows[0][1].lstrip("\ufeff")  # Excel's mark
     if all(re.fullmatch(r"\s*[0-9]{1,9}\s*", text) for _, text in rows):
         return from_numbers(source, [int(text) for _, text in rows], synsets[1]), "ImageNet's ground truth"
     if "," in rows[0][1]:
-        return from_csv(source, rows, synsets[0]), "CSV"
+        try:
+            return from_csv(source, rows, synsets[0]), "CSV"
+        except csv.Error as error:
+            raise Failure(f"{source}: not a CSV: {error}") from error
     return from_pairs(source, rows, synsets[0]), "lines of name and class"
 
 

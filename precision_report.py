@@ -33,7 +33,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import report
-from common import Failure, as_written, hash_of, import_openvino, listing, positive, progress, read, read_json, run
+from common import (
+    Failure,
+    as_written,
+    hash_of,
+    import_openvino,
+    listing,
+    positive,
+    printable,
+    progress,
+    read,
+    read_json,
+    run,
+)
 from imagenet_acc_eval import TOP, find_dumps, highest, parse_dump, rank
 from report import LONGEST
 
@@ -274,7 +286,7 @@ def print_layers(rows: list, precision: str):
           + ("  below 2^-14  beyond 65504" if precision == "fp16" else "   not finite"))
     for row in rows:
         small = f"  {100 * row['small']:9.2f} %" if precision == "fp16" else ""
-        print(f"{row['name']:<{width}}  {100 * row['error']:12.3f} %  {row['cosine']:9.7f}{small}"
+        print(f"{printable(row['name']):<{width}}  {100 * row['error']:12.3f} %  {row['cosine']:9.7f}{small}"
               f"  {row['beyond']:{12 if small else 11}}")
 
 

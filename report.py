@@ -144,7 +144,10 @@ def read_details(path: Path) -> tuple:
     except FileNotFoundError as error:
         raise Failure(f"{path}: missing: run run_all.sh again") from error
     with as_written(path), open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        header, *rows = csv.reader(file)
+        try:
+            header, *rows = csv.reader(file)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
         if header[:4] != ["image", "label", "rank", "probability"] or {len(row) for row in rows} != {len(header)}:
             raise ValueError("header or columns")
         columns = list(zip(*rows))
@@ -161,7 +164,7 @@ def read_details(path: Path) -> tuple:
 def class_names(asked, folder, classes: int) -> list:
     """The classes' names, as the head of this file tells; "class 7" where nothing does."""
     if asked:
-        names = [line for _, line in lines(asked)]
+        names = [line.strip() for _, line in lines(asked)]
         if len(names) != classes:
             raise Failure(f"{asked}: {len(names)} names, but the network has {classes} classes")
         return names
@@ -668,7 +671,8 @@ def make_comparison(args) -> int:
 
 def call(script: str, *arguments, cwd):
     """Run one of the suite's scripts; what it says is passed on only if it fails."""
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # so that the tools' python3 is this one
+    # The tools' python3 is to be this one
+    path = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
     done = subprocess.run([sys.executable, str(HERE / script), *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path}, text=True,
                           errors="replace", check=False)

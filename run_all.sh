@@ -96,7 +96,7 @@ hold() { # FILE WHAT [FLOCK OPTION]: keep WHAT for this run and what it starts; 
   local descriptor
   own "$1"
   exec {descriptor}>>"$1"
-  flock --nonblock "${@:3}" "$descriptor" || die 4 "$2: in use by $(<"$1"): wait for that run to end"
+  flock --nonblock "${@:3}" "$descriptor" || die 4 "$2: in use by $(tr -dc '[:print:]' <"$1"): wait for that run to end"
   printf 'pid %s on %s since %(%F %T)T\n' "$$" "$HOSTNAME" -1 >"$1" ||
     die 4 "$workdir/$1: cannot be written (is the disk full?)"
 }

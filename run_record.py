@@ -82,8 +82,8 @@ def describe_data_set(folders: list) -> tuple:
     for folder in folders:
         with as_written(folder / "manifest.json"):
             manifest = read_step(folder / "manifest.json")
-            manifests.append({key: manifest[key] for key in ("source", "recipe", "count", "listing_sha256")})
-            int(manifest["count"])
+            manifests.append({key: manifest[key] for key in ("source", "recipe", "listing_sha256")})
+            manifests[-1]["count"] = int(manifest["count"])
     first = manifests[0]
     for folder, manifest in zip(folders, manifests):
         if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:

@@ -268,6 +268,8 @@ def main() -> int:
     parser.add_argument("onnx", metavar="OUT.onnx", type=Path)
     parser.add_argument("--allow-nonfinite", action="store_true", help="convert NaN and infinite weights too")
     args = parser.parse_args()
+    if args.onnx.exists() and args.checkpoint.exists() and args.onnx.samefile(args.checkpoint):
+        parser.error(f"{args.onnx}: would replace the checkpoint")
 
     metadata = provenance(args.checkpoint)
     if is_current(args.onnx, metadata):

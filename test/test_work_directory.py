@@ -293,3 +293,25 @@ def test_a_shape_that_is_worked_out_takes_no_more_memory_than_a_network_needs(tm
     assert "E19999: Inner error: OpenVINO cannot compile [m.onnx]" in done.stdout + done.stderr
     assert not (tmp_path / "m.om").exists()
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 6_000_000  # kB
+
+
+def test_the_onnx_does_not_replace_the_checkpoint(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"PK")
+    done = run(sys.executable, SUITE / "xception_pth2onnx.py", "x.pth", "x.pth", cwd=tmp_path, status=2)
+    assert "x.pth: would replace the checkpoint" in done.stderr
+    assert (tmp_path / "x.pth").read_bytes() == b"PK"
+
+
+@pytest.mark.parametrize("text", ["a.JPEG,1\rb.JPEG,2\r", 'image,label\na.JPEG,"1\nb.JPEG,2\n'])
+def test_a_csv_that_is_none(text, tmp_path):
+    (tmp_path / "l.csv").write_text(text, newline="")
+    done = run(sys.executable, SUITE / "labels.py", "l.csv", "out.txt", cwd=tmp_path, status=3)
+    assert done.stderr.startswith("labels.py: l.csv:") and "not foreseen" not in done.stderr
+
+
+def test_excels_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "D").mkdir()
+    (tmp_path / "D/a_1.txt").write_text("1 2 3\n")
+    (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfa.JPEG 2\n")
+    done = run(sys.executable, SUITE / "imagenet_acc_eval.py", "D", "l.txt", ".", "r.json", cwd=tmp_path)
+    assert done.stdout.startswith("top-1  100.00 % (1 / 1)")
