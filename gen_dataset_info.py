@@ -17,11 +17,11 @@ between, width before height, "\\n" after each line:
 The path is DIR as given joined with the name, so it holds from the folder in which the
 benchmark will run.
 """
-import argparse
 import os
 from pathlib import Path
 
-from common import Failure, positive, read_json, run, size_of, write
+from common.cli import Failure, parser_of, positive, run
+from common.files import read_json, size_of, write
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
@@ -100,9 +100,7 @@ def list_jpegs(folder: str) -> list:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     kinds = parser.add_subparsers(dest="kind", metavar="bin|jpg", required=True)
     bins = kinds.add_parser("bin", help="DIR OUT.info WIDTH HEIGHT: list float32 tensors")
     jpegs = kinds.add_parser("jpg", help="DIR OUT.info: list photos")

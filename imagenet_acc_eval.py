@@ -28,7 +28,6 @@ the true class, softmax over all classes), class1, probability1 to class5, proba
 Exit 0: scored, and the gate (if asked for) is met; 1: it is not; 3: the dumps or labels are
 not fit to be scored, named on stderr.
 """
-import argparse
 import contextlib
 import csv
 import functools
@@ -40,21 +39,9 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
-from common import (
-    Failure,
-    lines,
-    listing,
-    printable,
-    progress,
-    read,
-    read_json,
-    replacing,
-    run,
-    say,
-    start_worker,
-    workers,
-    write,
-)
+from common.cli import Failure, listing, parser_of, printable, progress, run, say
+from common.files import lines, read, read_json, replacing, write
+from common.jobs import start_worker, workers
 
 import numpy as np
 
@@ -448,9 +435,7 @@ def points(text: str) -> Fraction:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("dumps", metavar="DUMP_DIR", type=Path)
     parser.add_argument("labels", metavar="val_label.txt", type=Path)
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="made if missing")

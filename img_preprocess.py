@@ -46,22 +46,9 @@ import zlib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from common import (
-    Failure,
-    free_space,
-    hold,
-    listing,
-    positive,
-    printable,
-    progress,
-    read_json,
-    replacing,
-    run,
-    say,
-    start_worker,
-    workers,
-    write,
-)
+from common.cli import Failure, listing, parser_of, positive, printable, progress, run, say
+from common.files import free_space, hold, read_json, replacing, write
+from common.jobs import start_worker, workers
 
 import numpy as np
 from PIL import Image
@@ -332,9 +319,7 @@ def share_of(text: str) -> tuple:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("src", metavar="SRC", type=Path, help="folder of images, flat or with class folders")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder for the .bin files, made if missing")
     parser.add_argument("--resize", type=positive, default=SHORT_SIDE,
@@ -390,7 +375,7 @@ def main() -> int:
     size = 3 * args.crop * args.crop * np.dtype(recipe["dtype"]).itemsize
     wanted = {"recipe": recipe, "bytes": size, "source": str(args.src.resolve())}
     args.dst.mkdir(parents=True, exist_ok=True)
-    hold(args.dst / ".lock", args.dst)
+    lock = hold(args.dst / ".lock", args.dst)  # noqa: F841 (until this function returns)
     kept = prepare_target(args.dst, images, wanted)
     todo = [name for name in images if name not in kept]
     if todo and fast_lookup() is None:

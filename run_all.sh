@@ -128,7 +128,7 @@ parse_arguments() {
       --score) score=yes && shift && continue ;;
       --check) check=yes && shift && continue ;;
       --quiet) export RUN_ALL_QUIET=yes && shift && continue ;;
-      --version) sed -n 's/^VERSION = "\(.*\)"/\1/p' "$suite/common.py" && exit 0 ;;
+      --version) sed -n 's/^VERSION = "\(.*\)"/\1/p' "$suite/common/cli.py" && exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     esac
     [[ -n ${2:-} ]] || die 2 "$1: unknown, or without its value (see --help)"
@@ -219,10 +219,10 @@ find_tools() { # README 2 and 5: sets soc_version and device_ids where they were
     command -v atc >/dev/null ||
       die 4 "atc: not found, though CANN is: install its toolkit, or name another with ASCEND_INSTALL_PATH (README 2)"
     [[ ! -x ./$benchmark ]] || PATH=$PWD:$PATH # the binary is handed out alone
-    python3 "$suite/infer.py" --which ${engine:+"--engine=$engine"} >/dev/null ||
+    python3 "$suite/tools/infer.py" --which ${engine:+"--engine=$engine"} >/dev/null ||
       die 4 "no inference tool for the chip (README 5)"
     if [[ -z $soc_version || -z $device_ids ]] && command -v npu-smi >/dev/null; then
-      chip=$(python3 "$suite/chips.py" --first) || die 4 "no chip to run on; name it: --soc_version and --device_ids"
+      chip=$(python3 "$suite/tools/chips.py" --first) || die 4 "no chip to run on; name it: --soc_version and --device_ids"
       soc_version=${soc_version:-${chip% *}} device_ids=${device_ids:-${chip#* }}
     fi
   fi
@@ -242,7 +242,7 @@ check() { # README 8: finds inputs and tools as a run does, but goes on after a 
     source "$suite/env.sh" 2>/dev/null
   fi
   [[ ! -d $suite/.venv/bin ]] || PATH=$suite/.venv/bin:$PATH
-  python3 "$suite/check.py" "--weights=$weights" "--images=$images" "--labels=$labels" "--synsets=$synsets" \
+  python3 "$suite/tools/check.py" "--weights=$weights" "--images=$images" "--labels=$labels" "--synsets=$synsets" \
     "--workdir=$workdir${look:+/$look}" "--batch_sizes=$batch_sizes" ${aipp:+--aipp} ${study:+--study} \
     "--on-error=$on_error" "${some[@]}" "--engine=${ATC_ENGINE:-host}" "--tool=$engine" "--device_ids=$device_ids" \
     "--soc_version=$soc_version" || status=$?
@@ -275,7 +275,7 @@ import importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))' \
 model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weights are
   if [[ -z $weights ]]; then
     weights=demo.pth.tar
-    step "1 Model: demo weights" python3 "$suite/test/make_demo.py" "$images" "$labels" demo.pth.tar
+    step "1 Model: demo weights" python3 "$suite/tools/make_demo.py" "$images" "$labels" demo.pth.tar
   fi
   onnx=xception.onnx
   if [[ $weights == *.onnx ]]; then
@@ -290,7 +290,7 @@ model() { # README 1 and 3: checkpoint to ONNX; sets onnx, and demo if the weigh
 
 made_of() { # COMMAND FILE...: a text that says what was done, and the sha256 of each file (faster than sha256sum)
   printf '# %s\n' "$1"
-  python3 -I -c 'import sys; sys.path.insert(0, sys.argv[1]); from common import hash_of
+  python3 -I -c 'import sys; sys.path.insert(0, sys.argv[1]); from common.files import hash_of
 for name in sys.argv[2:]: print(hash_of(name), "", name)' "$suite" "${@:2}" # -I: no module from this folder
 }
 
@@ -306,7 +306,7 @@ compile_om() { # BATCH [PRECISION FLAG]: README 3
   local name="3 Conversion: ONNX to om, batch $1${2:+, $2}" om=xception_bs$1${2:+_$2}.om command made
   command=(atc --framework=5 "--model=$onnx" "--output=${om%.om}" --input_format=NCHW
     "--input_shape=image:$1,3,299,299" --log=error "--soc_version=$soc_version"
-    ${aipp:+"--insert_op_conf=$suite/xception_aipp.cfg"} "${@:3}")
+    ${aipp:+"--insert_op_conf=$suite/tools/xception_aipp.cfg"} "${@:3}")
   made="$(command -v atc) ${command[*]}"
   if [[ -s $om && -s $om.made && $(made_of "$made" "$onnx" "$om") == "$(<"$om.made")" ]]; then
     banner "$name" "${command[@]}"
@@ -330,7 +330,7 @@ tensors() { # [--share=R/W]: README 4
 label_file() { # README 4: sets labels to a val_label.txt, where they are told in another way, or for some images
   rm -f classes.txt # of another data set
   [[ $labels != */val_label.txt || -n $look ]] || return 0
-  step "4 Data set: labels" python3 "$suite/labels.py" "$labels" val_label.txt ${synsets:+"--synsets=$synsets"} \
+  step "4 Data set: labels" python3 "$suite/tools/labels.py" "$labels" val_label.txt ${synsets:+"--synsets=$synsets"} \
     --names=classes.txt ${look:+--of=./prep_dataset}
   labels=$PWD/val_label.txt
 }
@@ -347,10 +347,10 @@ quick_look() { # README 4: goes on in a folder of its own, with links to the mod
 
 infer() { # BATCH OM OUT: README 5; with --sweep also on made-up data (README 7)
   local options=("--batch_size=$1" "--device_ids=$device_ids" ${engine:+"--engine=$engine"})
-  step "5 Offline inference, batch $1" python3 "$suite/infer.py" "$2" "$3" \
+  step "5 Offline inference, batch $1" python3 "$suite/tools/infer.py" "$2" "$3" \
     --info=./xception.info "${options[@]}"
   [[ -z $sweep ]] ||
-    step "7 Pure inference, batch $1" python3 "$suite/infer.py" "$2" "result/pure_bs$1" \
+    step "7 Pure inference, batch $1" python3 "$suite/tools/infer.py" "$2" "result/pure_bs$1" \
       --round=20 "${options[@]}"
 }
 
@@ -358,7 +358,7 @@ reference() { # README 6: sets reference, if it is to be measured, as that of de
   [[ -z $demo ]] || reference=measure
   [[ $reference == measure ]] || return 0
   step "6 Accuracy: reference, plain PyTorch on the same photos" \
-    python3 "$suite/test/pytorch_reference.py" "$weights" "$images" "$labels" "--resize=$resize" >reference.txt
+    python3 "$suite/tools/pytorch_reference.py" "$weights" "$images" "$labels" "--resize=$resize" >reference.txt
   reference=$(<reference.txt)
 }
 
@@ -385,7 +385,7 @@ tables() { # BATCH...: what the run found
     fi
     [[ -z $sweep ]] || pure+=("result/pure_bs$batch.json")
   done
-  python3 "$suite/throughput.py" "${records[@]}" "--soc_version=$soc_version" \
+  python3 "$suite/tools/throughput.py" "${records[@]}" "--soc_version=$soc_version" \
     ${sweep:+--csv=throughput.csv --pure "${pure[@]}"} >throughput.txt
   printf '\n== Accuracy, batch %s\n%s\n' "$1" "$(sed -n 2p throughput.txt)"
   [[ -z $look ]] || printf 'A quick look at some of the images: %s\n' "${some[*]}"
@@ -399,7 +399,7 @@ tables() { # BATCH...: what the run found
 show() { # README 7: report.html; a run without its packages is a run all the same
   local status=0
   rm -f report.html
-  run python3 "$suite/report.py" . || status=$?
+  run python3 "$suite/tools/report.py" . || status=$?
   ((status == 0)) || printf 'run_all.sh: no report.html, for the reason above; the figures are whole\n' >&2
 }
 
@@ -422,7 +422,7 @@ compare_precisions() { # BATCH: README 6.5: each recipe in a folder of its own, 
       cd "$top"
     done
   done
-  step "6 Recipe and precision" python3 "$suite/study.py" study "--onnx=$onnx"
+  step "6 Recipe and precision" python3 "$suite/tools/study.py" study "--onnx=$onnx"
 }
 
 work_share() { # BATCH...: README 5.2: one rank's share of the images, on device LOCAL_RANK
@@ -450,7 +450,7 @@ check_shares() { # BATCH: README 5.2: refuses while a share is missing or unfini
   all=${shares[0]##*of} all=${all%.json}
   ((${#shares[@]} == all)) ||
     die 3 "$workdir/result/dumpShares_bs$1: ${#shares[@]} of $all shares: run the missing ranks first"
-  python3 "$suite/throughput.py" "${shares[@]}" >/dev/null || die 3 "not all shares of batch $1 are finished"
+  python3 "$suite/tools/throughput.py" "${shares[@]}" >/dev/null || die 3 "not all shares of batch $1 are finished"
 }
 
 main() {
@@ -515,7 +515,7 @@ main() {
     accuracy "$batch" "$first"
     first=${batches[0]}
   done
-  step "7 What ran, on record" python3 "$suite/run_record.py" "--weights=$weights" "--onnx=$onnx" \
+  step "7 What ran, on record" python3 "$suite/tools/run_record.py" "--weights=$weights" "--onnx=$onnx" \
     "--batch_sizes=$batch_sizes" "--soc_version=$soc_version" "--reference=$reference" ${score:+--score} \
     ${demo:+--demo} ${look:+"--quick_look=${some[*]}"}
   tables "${batches[@]}"

@@ -18,7 +18,6 @@ metadata_props say where it came from: weights_md5, weights_file, torch_version,
 exporter_sha256 and, for demo weights, note. If OUT.onnx already says all the same, it is
 left as it is.
 """
-import argparse
 import hashlib
 import importlib.metadata
 import math
@@ -30,7 +29,9 @@ import signal
 import warnings
 from pathlib import Path
 
-from common import Failure, end_with_parent, hash_of, import_openvino, listing, printable, read, run, say, write
+from common.cli import Failure, import_openvino, listing, parser_of, printable, run, say
+from common.files import hash_of, read, write
+from common.jobs import end_with_parent
 
 PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
 PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
@@ -53,7 +54,7 @@ def provenance(checkpoint: Path) -> dict:
             f"{checkpoint}: md5 is {digest}, the published file's is {PUBLISHED_MD5}: damaged or another file; "
             "fetch it again, or give other weights another name"
         )
-    sources = b"".join((HERE / name).read_bytes() for name in ("xception.py", "xception_pth2onnx.py"))
+    sources = b"".join((HERE / name).read_bytes() for name in ("common/xception.py", "xception_pth2onnx.py"))
     return {
         "weights_md5": digest,
         "weights_file": printable(checkpoint.name),
@@ -172,7 +173,7 @@ def shape_of(tensor) -> str:
 
 def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     """The network in eval mode with these weights; raises Failure, naming each key that does not fit."""
-    from xception import Xception
+    from common.xception import Xception
 
     import torch
 
@@ -261,9 +262,7 @@ def largest_difference(network, data: bytes) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("onnx", metavar="OUT.onnx", type=Path)
     parser.add_argument("--allow-nonfinite", action="store_true", help="convert NaN and infinite weights too")

@@ -26,14 +26,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # common.py
-from common import Failure, import_openvino, replacing, run, size_of  # noqa: E402
+if __name__ == "__main__":  # as a module it is found by way of this folder already
+    sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+from common.cli import Failure, import_openvino, run  # noqa: E402
+from common.files import replacing, size_of  # noqa: E402
 
 MAGIC = b"HOST-OM\n"
 FIELDS = {"batch_size": int, "inputs": list, "outputs": list, "precision": str, "onnx_sha256": str,
           "onnx_metadata": dict, "openvino": str, "payload_bytes": int, "payload_sha256": str}  # and more
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om that the real atc wrote
-EMULATED = "fp16, emulated"  # a precision: float32 arithmetic that rounds as fp16 does (host/fp16.py)
+EMULATED = "fp16, emulated"  # a precision: float32 arithmetic that rounds as fp16 does (host/precision.py)
 HEADER_LIMIT = 1 << 20  # bytes; real headers have about one thousand
 WORD_LIMIT = 100  # characters of a version, digest or the like
 PREFIX = struct.Struct("<8sI")

@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES, SIDE = 6, 8  # of the small network
 SUITE = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(SUITE), str(SUITE / "host")]
+sys.path[:0] = [str(SUITE), str(SUITE / "tools")]
 
 
 def pytest_addoption(parser):

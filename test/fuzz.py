@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 SUITE = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(SUITE), str(SUITE / "host")]
+sys.path[:0] = [str(SUITE), str(SUITE / "tools")]
 
 
 def load(name: str):
@@ -33,16 +33,15 @@ def load(name: str):
     return module
 
 
-import aipp  # noqa: E402
 import chips  # noqa: E402
 import gen_dataset_info  # noqa: E402
 import imagenet_acc_eval  # noqa: E402
 import img_preprocess  # noqa: E402
 import infer  # noqa: E402
-import om  # noqa: E402
 import run_record  # noqa: E402
 import throughput  # noqa: E402
-from common import Failure  # noqa: E402
+from common.cli import Failure  # noqa: E402
+from host import aipp, om  # noqa: E402
 
 atc, benchmark = load("atc"), load("benchmark")
 TEMPORARY = tempfile.TemporaryDirectory(prefix="fuzz", dir="/dev/shm")  # in memory: a file for each input
@@ -153,7 +152,7 @@ SEEDS = {  # target: (reader, inputs; the first is one that it takes)
     "info": (info, [b"0 ./prep_dataset/a.bin 299 299\n1 ./prep_dataset/b.bin 299 299\n"]),
     "dump_text": (dump_text, [b"0.500000 -1.250000 1e-07 3 \n", b"nan \n"]),
     "dump_binary": (dump_binary, [np.arange(4, dtype="<f4").tobytes(), np.array([np.nan], "<f4").tobytes()]),
-    "aipp": (aipp_config, [(SUITE / "xception_aipp.cfg").read_bytes(), AIPP]),
+    "aipp": (aipp_config, [(SUITE / "tools/xception_aipp.cfg").read_bytes(), AIPP]),
     "om": (om_file, [om.PREFIX.pack(om.MAGIC, len(HEADER)) + HEADER,
                      om.ASCEND_HEADER.pack(om.ASCEND_MAGIC, 256, 44) + bytes(220)]),
     "om_header": (om_header, [HEADER]),

@@ -2,16 +2,15 @@
 import subprocess
 import sys
 
-import aipp
-import om
 from conftest import CLASSES, SIDE, SUITE, run
+from host import aipp, om
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CONFIG = SUITE / "xception_aipp.cfg"
+CONFIG = SUITE / "tools/xception_aipp.cfg"
 PHOTOS = SUITE / "test/data/imagenet/val"
 MINIMAL = "aipp_op { aipp_mode: static input_format: RGB888_U8 %s }"
 

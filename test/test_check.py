@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import check
-from common import Failure
+from common.cli import Failure
 from conftest import SUITE, run
 
 import pytest
@@ -22,7 +22,7 @@ def args(tmp_path):
 
 
 def test_the_default_job_could_start(tmp_path):
-    done = run(sys.executable, SUITE / "check.py", "--weights=", f"--images={DATA / 'val'}",
+    done = run(sys.executable, SUITE / "tools/check.py", "--weights=", f"--images={DATA / 'val'}",
                f"--labels={DATA / 'val_label.txt'}", cwd=tmp_path)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         "✓ python", "✓ weights", "✓ data set", "✓ folder", "✓ disk", "✓ CPU"]
@@ -30,7 +30,7 @@ def test_the_default_job_could_start(tmp_path):
 
 
 def test_nothing_is_there(tmp_path):
-    done = run(sys.executable, SUITE / "check.py", "--weights=no.pth", cwd=tmp_path, status=3)
+    done = run(sys.executable, SUITE / "tools/check.py", "--weights=no.pth", cwd=tmp_path, status=3)
     assert done.stdout.splitlines()[1:4] == [
         "✗ weights: no.pth: no such file; README 1 tells where the published weights come from",
         "✗ data set: not found, see above", "✓ folder: work can be written"]

@@ -12,7 +12,7 @@ FAKES = SUITE / "test/fake_cann"
 def chips(folder, table, *arguments, status=0):
     """Run chips.py where npu-smi prints one of the fake's tables."""
     path = os.pathsep.join([str(FAKES), os.environ["PATH"]])
-    return run(sys.executable, SUITE / "chips.py", *arguments, cwd=folder, status=status,
+    return run(sys.executable, SUITE / "tools/chips.py", *arguments, cwd=folder, status=status,
                env={"PATH": path, "FAKE_CANN_NPU_SMI": table})
 
 
@@ -21,7 +21,7 @@ def with_npu_smi(folder, text, status=0):
     (folder / "npu-smi").write_text(f"#!/bin/sh\ncat <<'E'\n{text}\nE\nexit {status}\n")
     (folder / "npu-smi").chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
-    return run(sys.executable, SUITE / "chips.py", "--first", cwd=folder, env={"PATH": path}, status=4)
+    return run(sys.executable, SUITE / "tools/chips.py", "--first", cwd=folder, env={"PATH": path}, status=4)
 
 
 def line(device, name, card=0, health="OK", aicore=0, busy=False):
@@ -62,7 +62,7 @@ def test_one_chip_alone_is_read(tmp_path):
     (tmp_path / "npu-smi").write_text(f"#!/bin/sh\ncat <<'E'\n{ONE_CHIP}\nE\n")
     (tmp_path / "npu-smi").chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    done = run(sys.executable, SUITE / "chips.py", "--first", cwd=tmp_path, env={"PATH": path})
+    done = run(sys.executable, SUITE / "tools/chips.py", "--first", cwd=tmp_path, env={"PATH": path})
     assert done.stdout == "Ascend310 0\n"
 
 
@@ -77,5 +77,5 @@ def test_npu_smi_that_does_not_help(text, status, told, tmp_path):
 
 
 def test_no_npu_smi(tmp_path):
-    done = run(sys.executable, SUITE / "chips.py", cwd=tmp_path, env={"PATH": str(tmp_path)}, status=4)
+    done = run(sys.executable, SUITE / "tools/chips.py", cwd=tmp_path, env={"PATH": str(tmp_path)}, status=4)
     assert done.stderr == "chips.py: npu-smi: not found: no Ascend driver on this host\n"

@@ -1,4 +1,4 @@
-"""common.py: files are whole or absent, locks end with their process, and every failure is one line."""
+"""common/: files are whole or absent, locks end with their process, and every failure is one line."""
 import errno
 import fcntl
 import os
@@ -12,8 +12,9 @@ import termios
 import time
 from pathlib import Path
 
-import common
-from common import Failure, hold, lines, printable, read, read_json, replacing, write
+from common import cli, files
+from common.cli import Failure, printable
+from common.files import hold, lines, read, read_json, replacing, write
 from conftest import SUITE
 
 import pytest
@@ -23,8 +24,10 @@ def python(code, cwd, *words, **options):
     """Run `code` as a script of the suite: main() is its body. Returns (status, stdout, stderr)."""
     body = "".join(f"    {line}\n" for line in code.splitlines())
     script = cwd / "step.py"
-    script.write_text("import os, sys, time\nfrom pathlib import Path\nfrom common import *\nimport common\n"
-                      f"def main():\n{body}\ncommon.run(main)\n")
+    script.write_text("import os, sys, time\nfrom pathlib import Path\n"
+                      "from common import cli\nfrom common.cli import *\n"
+                      "from common.files import *\nfrom common.jobs import *\n"
+                      f"def main():\n{body}\ncli.run(main)\n")
     done = subprocess.run([sys.executable, script, *words], cwd=cwd, capture_output=True, text=True, check=False,
                           env={**os.environ, "PYTHONPATH": str(SUITE)}, **options)
     return done.returncode, done.stdout, done.stderr
@@ -77,7 +80,8 @@ def test_two_processes_that_write_one_file_keep_out_of_each_others_way(tmp_path)
 
 def test_of_many_writers_one_wins_and_the_file_is_whole(tmp_path):
     """Each writes 200 times, or is told that another one is writing; half a file would be seen by the reader."""
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from common import Failure, write\n"
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from common.cli import Failure; from common.files import write\n"
             "for _ in range(200):\n"
             "    try: write('x', sys.argv[2] * 100_000)\n"
             "    except Failure: pass\n")
@@ -122,9 +126,9 @@ def test_a_write_that_fails_names_its_file(tmp_path):
 # ---- locks
 
 def test_the_second_is_told_who_holds_it_and_a_kill_frees_it(tmp_path):
-    code = "hold(Path('.lock'), 'the folder')\nprint('held', flush=True)\ntime.sleep(600)"
+    code = "lock = hold(Path('.lock'), 'the folder')\nprint('held', flush=True)\ntime.sleep(600)"
     script = tmp_path / "first.py"
-    script.write_text(f"import time; from pathlib import Path; from common import *\n{code}\n")
+    script.write_text(f"import time; from pathlib import Path; from common.files import *\n{code}\n")
     first = subprocess.Popen([sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE,
                              env={**os.environ, "PYTHONPATH": str(SUITE)})
     try:
@@ -159,7 +163,6 @@ def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, capsys)
     write(tmp_path / "x", "written")
     assert "no locks on this file system" in capsys.readouterr().err
     assert (tmp_path / "x").read_text() == "written"
-    common.held.clear()
 
 
 # ---- reading
@@ -189,7 +192,7 @@ def test_lines_keeps_bytes_that_are_no_utf8_and_splits_at_newlines_alone(tmp_pat
 
 
 def test_lines_has_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "LINES_LIMIT", 3)
+    monkeypatch.setattr(files, "LINES_LIMIT", 3)
     (tmp_path / "x").write_text("1\n2\n3\n")
     assert len(list(lines(tmp_path / "x"))) == 3
     (tmp_path / "x").write_text("1\n2\n3\n4")
@@ -242,7 +245,7 @@ def test_standard_output_that_is_full_or_gone(tmp_path):
     assert done.stderr == "step.py: standard output: No space left on device\n"
 
 
-PROGRESS = """common.SPEAK_EVERY = 0.2
+PROGRESS = """cli.SPEAK_EVERY = 0.2
 with progress(10, "images") as advance:
     for _ in range(10):
         time.sleep(0.1)
@@ -278,9 +281,9 @@ def test_progress_on_a_terminal_is_a_bar_with_rate_and_time_left(tmp_path):
 
 
 def test_version(tmp_path):
-    assert python("print('not reached')", tmp_path, "--version") == (0, f"{common.VERSION}\n", "")
+    assert python("cli.parser_of('').parse_args()", tmp_path, "--version") == (0, f"{cli.VERSION}\n", "")
     done = subprocess.run(["bash", SUITE / "run_all.sh", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{common.VERSION}\n"
+    assert done.stdout == f"{cli.VERSION}\n"
 
 
 def test_names_that_are_no_utf8_can_be_printed(tmp_path):
@@ -293,8 +296,8 @@ def test_printable():
 
 def test_a_step_ends_with_run_all_sh_even_if_that_is_killed(tmp_path):
     script = tmp_path / "step.py"
-    script.write_text("import os, time\nimport common\n"
-                      "def main():\n    common.write('pid', str(os.getpid()))\n    time.sleep(600)\ncommon.run(main)\n")
+    script.write_text("import os, time\nfrom common.cli import run\nfrom common.files import write\n"
+                      "def main():\n    write('pid', str(os.getpid()))\n    time.sleep(600)\nrun(main)\n")
     shell = subprocess.Popen(["bash", "-c", f"export RUN_ALL_PID=$$; {sys.executable} step.py & wait"], cwd=tmp_path,
                              env={**os.environ, "PYTHONPATH": str(SUITE)})
     while not (tmp_path / "pid").exists():
@@ -310,7 +313,8 @@ def test_a_step_ends_with_run_all_sh_even_if_that_is_killed(tmp_path):
     pytest.fail("it lives on")
 
 
-SCRIPTS = sorted(str(path.relative_to(SUITE)) for path in [*SUITE.glob("*.py"), *(SUITE / "host").iterdir()]
+SCRIPTS = sorted(str(path.relative_to(SUITE)) for pattern in ("*.py", "tools/*.py", "host/*")
+                 for path in SUITE.glob(pattern)
                  if path.is_file() and "\n    run(main)\n" in path.read_text())
 
 
@@ -333,4 +337,4 @@ def test_all_scripts_are_known():
 def test_an_error_line_has_an_end(tmp_path):
     status, _, err = python("raise Failure('x' * 1_000_000)", tmp_path)
     assert status == 3
-    assert len(err) == common.TOLD_LIMIT + 1
+    assert len(err) == cli.MESSAGE_LIMIT + 1

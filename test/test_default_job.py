@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 from conftest import SUITE, run
-from test_fp16 import in_pytorch
+from test_precision import in_pytorch
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_an_om_of_another_onnx_is_not_put_on_record(default_job, tmp_path):
     work = tmp_path / "work"
     shutil.copytree(default_job[1], work, copy_function=os.link)
     (work / "other.onnx").write_bytes(b"another network")
-    result = run("python3", SUITE / "run_record.py", "--weights=demo.pth.tar", "--onnx=other.onnx",
+    result = run("python3", SUITE / "tools/run_record.py", "--weights=demo.pth.tar", "--onnx=other.onnx",
                  "--batch_sizes=1,16", "--soc_version=Ascend310", "--reference=1,1", cwd=work, status=3)
     assert result.stderr == "run_record.py: xception_bs1.om: compiled from another ONNX file: compile it again\n"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import img_preprocess
-from common import hash_of
+from common.files import hash_of
 from conftest import SUITE
 
 import numpy as np
@@ -107,7 +107,7 @@ STAGES = {  # name: (command, what it writes)
     "benchmark": ([SUITE / "host" / BENCHMARK, "-model_type=vision", "-device_id=0",
                    "-batch_size=1", "-om_path=tiny_bs1.om", "-input_text_path=./full.info"],
                   ["result/dumpOutput_device0/*"]),
-    "infer": ([sys.executable, SUITE / "infer.py", "tiny_bs1.om", "result/out", "--info=./full.info",
+    "infer": ([sys.executable, SUITE / "tools/infer.py", "tiny_bs1.om", "result/out", "--info=./full.info",
                "--device_ids=0,1"], ["result/out/*"]),
     "imagenet_acc_eval": ([sys.executable, SUITE / "imagenet_acc_eval.py", "dumps", "labels.txt", ".", "result.json"],
                           ["result.json"]),
@@ -551,7 +551,7 @@ def test_two_of_one_stage_in_one_folder(stage, lock, what, inputs, undisturbed, 
 
 def test_infer_on_other_chips_at_the_same_time_is_fine(inputs, tmp_path):
     folder = place(inputs, tmp_path / "place")
-    commands = [[sys.executable, SUITE / "infer.py", "tiny_bs1.om", f"result/out{device}", "--info=./full.info",
+    commands = [[sys.executable, SUITE / "tools/infer.py", "tiny_bs1.om", f"result/out{device}", "--info=./full.info",
                  f"--device_ids={device}"] for device in (0, 1)]
     processes = [start(command, folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
     assert [process.wait() for process in processes] == [0, 0]

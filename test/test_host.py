@@ -8,11 +8,10 @@ import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 
-import gflags
-import om
-from common import Failure, import_openvino
+from common.cli import Failure, import_openvino
+from common.xception import Xception
 from conftest import CLASSES, SIDE, SUITE, run, small_model
-from xception import Xception
+from host import gflags, om
 
 import numpy as np
 import onnx

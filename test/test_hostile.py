@@ -18,8 +18,8 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import om
 from conftest import CLASSES, SIDE, SUITE, run, small_model
+from host import om
 from test_run_all_cann import make_data_set, make_onnx, make_suite, run_all
 
 import numpy as np
@@ -27,6 +27,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+INFER = SUITE / "tools/infer.py"
 BENCHMARK = SUITE / f"host/benchmark.{os.uname().machine}"
 ROOM = 300  # MB more than the harmless file of the same kind
 PATIENCE = 8  # seconds: what is here is refused in less than two, but for
@@ -38,7 +39,7 @@ SECRET = 1234.5  # in a file that no model may read
 SERVER = """
 import importlib, json, os, resource, runpy, signal, sys
 suite, modules, jobs, logs, room, patience = json.loads(sys.argv[1])
-sys.path[:0] = [suite, suite + "/host"]
+sys.path[:0] = [suite, suite + "/tools"]
 sys.modules["openvino_telemetry"] = None
 for module in modules:
     importlib.import_module(module)
@@ -433,7 +434,7 @@ def test_an_onnx_to_be_replaced_that_is_no_file(kind, checkpoints):
 
 def test_nonfinite_weights_stay_what_they_are(tmp_path, reference_state, reference_images):
     """In a file whose name is no UTF-8, under a long note with half a character: both go into the ONNX file."""
-    from xception import Xception
+    from common.xception import Xception
 
     import onnxruntime
     import torch
@@ -831,7 +832,7 @@ def oms(small_om, tmp_path_factory):
             jobs[name, "benchmark"] = (str(place), BENCHMARK, "-om_path=x.om", "-input_text_path=m.info",
                                        f"-batch_size={5 if name == 'another batch' else 1}")
         if name in NO_FILES:
-            jobs[name, "infer.py"] = str(place), SUITE / "infer.py", "x.om", "result/out", "--round=1", "--engine=host"
+            jobs[name, "infer.py"] = str(place), INFER, "x.om", "result/out", "--round=1", "--engine=host"
     return attempt(root, jobs, "onnx", "openvino", "om", "tqdm")
 
 
@@ -912,7 +913,7 @@ def infos(small_om, tmp_path_factory):
             (folder / "x.info").write_text("0 a.bin 8\n" if name == "harmless" else name)
         jobs[name, "benchmark"] = str(place), BENCHMARK, "-om_path=m.om", "-input_text_path=x.info"
         if name in ("harmless", "many", *NO_FILES):
-            jobs[name, "infer.py"] = (str(place), SUITE / "infer.py", "m.om", "result/dumpOutput_bs1", "--info=x.info",
+            jobs[name, "infer.py"] = (str(place), INFER, "m.om", "result/dumpOutput_bs1", "--info=x.info",
                                       "--engine=host")
     done = attempt(root, jobs, "openvino", "om", "tqdm", patience=LONG_PATIENCE)
     for place, name in enumerate(names):
@@ -954,7 +955,7 @@ def test_infer_tells_what_the_tool_refused(path, small_om, tmp_path):
     (tmp_path / "m.om").hardlink_to(small_om / "m.om")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x.info").write_text(f"0 {path} 8 8\n")
-    done = run(sys.executable, SUITE / "infer.py", "m.om", "result/dumpOutput_bs1", "--info=x.info", "--engine=host",
+    done = run(sys.executable, INFER, "m.om", "result/dumpOutput_bs1", "--info=x.info", "--engine=host",
                cwd=tmp_path, status=4, timeout=60)
     assert f"{BENCHMARK.name}: {'x.info:1' if chr(0) in path else path}: " in done.stderr
     assert "infer.py: device 0: host ended with status 3" in done.stderr.splitlines()
@@ -966,7 +967,7 @@ def test_a_manifest_beside_the_tensors_that_is_no_file(small_om, tmp_path):
     np.ones(3 * SIDE * SIDE, "<f4").tofile(tmp_path / "t.bin")
     os.mkfifo(tmp_path / "manifest.json")
     (tmp_path / "x.info").write_text("0 ./t.bin 8 8\n")
-    done = run(sys.executable, SUITE / "infer.py", "m.om", "result/dumpOutput_bs1", "--info=x.info", "--engine=host",
+    done = run(sys.executable, INFER, "m.om", "result/dumpOutput_bs1", "--info=x.info", "--engine=host",
                cwd=tmp_path, status=3, timeout=60)
     assert done.stderr == "infer.py: manifest.json: not a regular file\n"
 
@@ -977,7 +978,7 @@ def test_dumps_that_infer_kept_and_that_became_something_else(small_om, tmp_path
     for i in range(5):
         np.full(3 * SIDE * SIDE, i, "<f4").tofile(tmp_path / f"t{i}.bin")
     (tmp_path / "x.info").write_text("".join(f"{i} ./t{i}.bin 8 8\n" for i in range(5)))
-    command = [sys.executable, SUITE / "infer.py", "m.om", "result/dumpOutput_bs1", "--info=x.info", "--engine=host"]
+    command = [sys.executable, INFER, "m.om", "result/dumpOutput_bs1", "--info=x.info", "--engine=host"]
     run(*command, cwd=tmp_path, timeout=60)
     dumps = sorted((tmp_path / "result/dumpOutput_bs1").iterdir())
     expected = [path.read_bytes() for path in dumps]

@@ -1,6 +1,6 @@
 """imagenet_acc_eval.py: result.json byte by byte, exact ranks and gate, and what must not be scored.
 
-Most cases call main() in this process, through common.run(), which makes the message and the exit status.
+Most cases call main() in this process, through cli.run(), which makes the message and the exit status.
 """
 import csv
 import json
@@ -12,8 +12,8 @@ import sys
 import time
 from fractions import Fraction
 
-import common
 import imagenet_acc_eval
+from common import cli
 from conftest import SUITE, run
 from imagenet_acc_eval import gate, largest_difference, percentages, points, print_table, rank, result_text, wilson
 
@@ -81,7 +81,7 @@ def score(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, (*arguments, *words))])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            common.run(imagenet_acc_eval.main)
+            cli.run(imagenet_acc_eval.main)
         out, err = capsys.readouterr()
         assert end.value.code == status, err
         assert not list(tmp_path.glob("*.part"))

@@ -1,6 +1,6 @@
 """img_preprocess.py: the bits are torchvision's, and a run that went wrong leaves nothing that looks right.
 
-Most cases call main() in this process, through common.run(), which makes the message and the exit status;
+Most cases call main() in this process, through cli.run(), which makes the message and the exit status;
 a few start Python, where it matters what can be imported.
 """
 import json
@@ -9,8 +9,8 @@ import signal
 import struct
 import sys
 
-import common
 import img_preprocess
+from common import cli
 from conftest import SUITE, run
 
 import cv2
@@ -106,7 +106,7 @@ def prepare(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, (src, dst, *small, *words))])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            common.run(img_preprocess.main)
+            cli.run(img_preprocess.main)
         out, err = capfd.readouterr()
         assert end.value.code == status, err
         assert not [path for path in tmp_path.rglob("*.part") if path.is_file()]

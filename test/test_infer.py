@@ -16,6 +16,7 @@ from conftest import SUITE, run
 
 import pytest
 
+INFER = SUITE / "tools/infer.py"
 SAMPLES = 10
 BINARY = infer.BINARY
 
@@ -76,7 +77,7 @@ def go(folder, *extra, status=0, env=None):
     (folder / "calls").write_text("")
     for mark in folder.glob("started*"):
         mark.unlink()
-    done = run(sys.executable, SUITE / "infer.py", "m.om", "result/out", "--info=./m.info", *extra, cwd=folder,
+    done = run(sys.executable, INFER, "m.om", "result/out", "--info=./m.info", *extra, cwd=folder,
                status=status, env=env)
     calls = (folder / "calls").read_text().splitlines()
     return SimpleNamespace(out=done.stdout, err=done.stderr, calls=calls)
@@ -113,7 +114,7 @@ def test_four_chips_run_at_the_same_time_on_equal_shares(folder):
     assert dumps(folder) == EXPECTED
     rates = record(folder)["rates"]
     assert {device: rate["images"] for device, rate in rates.items()} == {"0": 3, "1": 3, "2": 2, "3": 2}
-    table = run(sys.executable, SUITE / "throughput.py", "result/out.json", "--soc_version=Ascend310",
+    table = run(sys.executable, SUITE / "tools/throughput.py", "result/out.json", "--soc_version=Ascend310",
                 cwd=folder).stdout
     assert "batch 1: device 0 100, device 1 101, device 2 102, device 3 103: together 406" in table
     assert re.search(r"^ +1 +406 +- +", table, re.MULTILINE)  # four chips measured: nothing to multiply on paper
@@ -134,7 +135,7 @@ def test_a_failing_chip_lets_the_others_finish_and_a_rerun_does_what_is_missing(
 
 
 def test_a_killed_run_goes_on_where_it_stopped(folder):
-    process = subprocess.Popen([sys.executable, SUITE / "infer.py", "m.om", "result/out", "--info=./m.info"],
+    process = subprocess.Popen([sys.executable, INFER, "m.om", "result/out", "--info=./m.info"],
                                cwd=folder, env={**os.environ, "HANG": "1"}, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for((folder / "result/dumpOutput_device0/t0_1.txt").exists)
@@ -171,7 +172,7 @@ def test_what_the_tool_said_of_an_error_is_told(folder):
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupt_stops_the_tools_too(sent, status, folder):
-    process = subprocess.Popen([sys.executable, SUITE / "infer.py", "m.om", "result/out", "--info=./m.info"],
+    process = subprocess.Popen([sys.executable, INFER, "m.om", "result/out", "--info=./m.info"],
                                cwd=folder, env={**os.environ, "HANG": "1"}, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
     wait_for((folder / "result/dumpOutput_device0/t0_1.txt").exists)
@@ -221,7 +222,7 @@ def test_a_tool_that_tells_no_rate_is_not_believed(folder):
 
 
 def test_pure_inference_is_timed_once(folder):
-    command = [sys.executable, SUITE / "infer.py", "m.om", "result/pure", "--round=20", "--batch_size=4"]
+    command = [sys.executable, INFER, "m.om", "result/pure", "--round=20", "--batch_size=4"]
     run(*command, cwd=folder)
     assert (folder / "calls").read_text() == "-round=20 -om_path=m.om -device_id=0 -batch_size=4\n"
     assert json.loads((folder / "result/pure.json").read_text())["rates"] == {"0": {"interface": 157.5}}
@@ -231,7 +232,7 @@ def test_pure_inference_is_timed_once(folder):
 
 def test_which_tool(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
-    which = [sys.executable, SUITE / "infer.py", "--which"]
+    which = [sys.executable, INFER, "--which"]
     assert run(*which, cwd=folder).stdout == "benchmark\n"
     assert "not found; lay CANN's" in run(*which, cwd=empty, status=4).stderr  # the stand-in on PATH does not count
     assert run(*which, "--engine=host", cwd=empty).stdout == "host\n"
@@ -245,7 +246,7 @@ def test_which_tool(folder, tmp_path_factory):
 
 def test_a_binary_that_was_not_made_executable(folder):
     (folder / BINARY).chmod(0o644)
-    which = [sys.executable, SUITE / "infer.py", "--which"]
+    which = [sys.executable, INFER, "--which"]
     told = f"infer.py: {BINARY}: not executable: chmod +x {BINARY}\n"
     assert run(*which, cwd=folder, status=4).stderr == told
     assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
@@ -264,7 +265,7 @@ def test_the_stand_in_says_that_it_cannot_run_an_ascend_om(folder):
     ["--info=m.info"],
 ])
 def test_usage_errors(arguments, folder):
-    assert run(sys.executable, SUITE / "infer.py", *arguments, cwd=folder, status=2).stderr.startswith("usage: ")
+    assert run(sys.executable, INFER, *arguments, cwd=folder, status=2).stderr.startswith("usage: ")
 
 
 def test_info_file_with_a_line_that_is_none(folder):
@@ -276,7 +277,7 @@ def test_several_stand_ins_share_the_cores_and_give_the_same_dumps(small):
     atc = ["--framework=5", "--model=m.onnx", "--output=m", "--input_shape=image:1,3,8,8", "--soc_version=Ascend310"]
     run(SUITE / "host/atc", *atc, cwd=small)
     for out, devices in (("one", "0"), ("three", "0,1,2")):
-        run(sys.executable, SUITE / "infer.py", "m.om", f"result/{out}", "--info=m.info", f"--device_ids={devices}",
+        run(sys.executable, INFER, "m.om", f"result/{out}", "--info=m.info", f"--device_ids={devices}",
             cwd=small)
     one, three = ({path.name: path.read_bytes() for path in (small / "result" / out).iterdir()}
                   for out in ("one", "three"))
@@ -302,7 +303,7 @@ def test_the_table_of_a_sweep_marks_the_best_and_writes_csv(tmp_path):
     pure = tmp_path / "pure8.json"
     pure.write_text(json.dumps({"engine": "benchmark", "batch_size": 8, "complete": True, "made_from": {},
                                 "rates": {"0": {"interface": 210.5}}}))
-    done = run(sys.executable, SUITE / "throughput.py", *names, "--soc_version=Ascend310", "--csv=t.csv",
+    done = run(sys.executable, SUITE / "tools/throughput.py", *names, "--soc_version=Ascend310", "--csv=t.csv",
                "--pure", "pure8.json", cwd=tmp_path)
     rows = [line.split() for line in done.stdout.splitlines()[3:8]]
     assert [row[:3] for row in rows] == [["1", "158.623", "634.492"], ["4", "182.215", "728.86"],
@@ -323,9 +324,9 @@ def test_only_an_ascend310_has_four_chips_a_card(tmp_path):
 
 def test_an_unfinished_or_foreign_record_is_refused(tmp_path):
     name = write_record(tmp_path, 1, 5.0, complete=False)
-    assert "did not finish" in run(sys.executable, SUITE / "throughput.py", name, cwd=tmp_path, status=3).stderr
+    assert "did not finish" in run(sys.executable, SUITE / "tools/throughput.py", name, cwd=tmp_path, status=3).stderr
     (tmp_path / "x.json").write_text("[]")
-    assert "not a record" in run(sys.executable, SUITE / "throughput.py", "x.json", cwd=tmp_path, status=3).stderr
+    assert "not a record" in run(sys.executable, SUITE / "tools/throughput.py", "x.json", cwd=tmp_path, status=3).stderr
 
 
 def test_shares_of_two_oms_are_not_added_up(tmp_path):
@@ -334,7 +335,7 @@ def test_shares_of_two_oms_are_not_added_up(tmp_path):
         name = write_record(tmp_path, 1, 5.0, made_from={"om": om})
         (tmp_path / name).rename(tmp_path / f"{share}.json")
         names.append(f"{share}.json")
-    refused = run(sys.executable, SUITE / "throughput.py", *names, cwd=tmp_path, status=3)
+    refused = run(sys.executable, SUITE / "tools/throughput.py", *names, cwd=tmp_path, status=3)
     assert "share1of2.json: of another om than share0of2.json" in refused.stderr
 
 

@@ -12,7 +12,7 @@ WANTED = "a.JPEG 3\nb.JPEG 0\nc.JPEG 999\n"
 
 
 def make(folder, *words, source="source", status=0):
-    done = run(sys.executable, SUITE / "labels.py", source, "out.txt", *words, cwd=folder, status=status)
+    done = run(sys.executable, SUITE / "tools/labels.py", source, "out.txt", *words, cwd=folder, status=status)
     if status:
         assert done.stdout == ""
         assert not (folder / "out.txt").exists()

@@ -10,7 +10,7 @@ import sys
 import time
 
 import report
-from common import Failure
+from common.cli import Failure
 from conftest import SUITE, others, run
 from imagenet_acc_eval import write_details
 
@@ -19,7 +19,7 @@ import pytest
 from scipy.spatial import distance
 from scipy.stats import binomtest
 
-REPORT = SUITE / "report.py"
+REPORT = SUITE / "tools/report.py"
 PAGE_LIMIT, TIME_LIMIT = 5e6, 20  # bytes and seconds for 50,000 images
 NASTY = "<script>alert(1)<img src=x onerror=alert(2)>&amp;\"'$x^2$"  # as file names may be: no slash
 
@@ -584,7 +584,7 @@ def test_a_dump_that_is_missing_or_not_finite(logits, tmp_path):
 
 def test_one_photo(work, tmp_path, reference_state):
     """The reference network's answer to a photo, against PyTorch and torchvision."""
-    from xception import Xception
+    from common.xception import Xception
 
     import torch
     from PIL import Image

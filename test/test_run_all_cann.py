@@ -77,8 +77,8 @@ def make_data_set(folder: Path) -> Path:
 def make_suite(folder: Path) -> Path:
     """The checkout by links, but without a .venv, or a benchmark binary, that may lie in the real one."""
     folder.mkdir()
-    for name in ("run_all.sh", "env.sh", "requirements.txt", "host", "test", *(p.name for p in SUITE.glob("*.py")),
-                 *(p.name for p in SUITE.glob("*.cfg"))):
+    for name in ("run_all.sh", "env.sh", "requirements.txt", "common", "host", "tools", "test",
+                 *(p.name for p in SUITE.glob("*.py"))):
         (folder / name).symlink_to(SUITE / name)
     return folder
 
@@ -467,7 +467,7 @@ def test_ais_bench_fails(fault, told, inputs, finished, run, no_binary, tmp_path
 def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
     done = run("--aipp", "--batch_sizes=1")
     assert done.status == 0, done.err
-    assert done.calls == [[*atc_call(1, inputs.onnx), f"--insert_op_conf={inputs.suite}/xception_aipp.cfg"],
+    assert done.calls == [[*atc_call(1, inputs.onnx), f"--insert_op_conf={inputs.suite}/tools/xception_aipp.cfg"],
                           benchmark_call(1)]
     assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {268_203}
     back = run("--batch_sizes=1")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-SCRIPT = SUITE / "study.py"
+SCRIPT = SUITE / "tools/study.py"
 IMAGES = 2000
 DEVICES = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}
 

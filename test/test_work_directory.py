@@ -133,7 +133,7 @@ def test_the_dumps_go_to_no_folder_of_others(out, tmp_path):
     for name in ("photos", "result"):
         (folder / name).mkdir()
         (folder / name / "thesis.txt").write_text("years")
-    done = run(sys.executable, SUITE / "infer.py", "m.om", out, "--info=m.info", "--engine=host", cwd=folder,
+    done = run(sys.executable, SUITE / "tools/infer.py", "m.om", out, "--info=m.info", "--engine=host", cwd=folder,
                status=2 if out == ".." else 4)
     assert "not a folder of its own" in done.stderr or "not made here; use a folder of its own" in done.stderr
     assert (folder / "photos/thesis.txt").read_text() == (folder / "result/thesis.txt").read_text() == "years"
@@ -143,7 +143,7 @@ def test_the_dumps_go_to_no_folder_of_others(out, tmp_path):
 def test_names_that_would_share_a_dump_are_refused(tmp_path):
     om_of_the_real_atc(tmp_path)
     (tmp_path / "m.info").write_text("0 ./t/x.bin 1 1\n1 ./u/x.bin 1 1\n")
-    done = run(sys.executable, SUITE / "infer.py", "m.om", "out", "--info=m.info", "--engine=host", cwd=tmp_path,
+    done = run(sys.executable, SUITE / "tools/infer.py", "m.om", "out", "--info=m.info", "--engine=host", cwd=tmp_path,
                status=3)
     assert done.stderr == "infer.py: m.info: 1 names come twice, and would share a dump: x\n"
 
@@ -168,7 +168,7 @@ def test_an_output_that_is_no_file_is_left_as_it_is(kind, tmp_path):
         os.mkfifo(out)
     else:
         out.symlink_to("/dev/null" if kind == "device" else "/proc/self/fd/1")
-    done = run(sys.executable, SUITE / "labels.py", "l.txt", "out", cwd=tmp_path, status=4)
+    done = run(sys.executable, SUITE / "tools/labels.py", "l.txt", "out", cwd=tmp_path, status=4)
     assert done.stderr == "labels.py: 'out': not a regular file, nor the name of a new one\n"
     assert out.is_symlink() or out.is_fifo()
 
@@ -176,7 +176,7 @@ def test_an_output_that_is_no_file_is_left_as_it_is(kind, tmp_path):
 @pytest.mark.parametrize("out", [".", "/", ""])
 def test_an_output_without_a_name(out, tmp_path):
     (tmp_path / "l.txt").write_text("a.JPEG 1\n")
-    done = run(sys.executable, SUITE / "labels.py", "l.txt", out, cwd=tmp_path, status=4)
+    done = run(sys.executable, SUITE / "tools/labels.py", "l.txt", out, cwd=tmp_path, status=4)
     assert "nor the name of a new one" in done.stderr
 
 
@@ -234,8 +234,8 @@ def test_results_that_are_no_numbers_do_not_agree(tmp_path):
 
 # ---- how a script ends
 
-@pytest.mark.parametrize("script", ["imagenet_acc_eval.py", "img_preprocess.py", "report.py", "precision_report.py",
-                                    "study.py", "host/benchmark"])
+@pytest.mark.parametrize("script", ["imagenet_acc_eval.py", "img_preprocess.py", "tools/report.py",
+                                    "tools/precision.py", "tools/study.py", "host/benchmark"])
 def test_a_package_that_is_missing_is_told_in_a_line(script, tmp_path):
     (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')\n")
     done = run(sys.executable, SUITE / script, "x", cwd=tmp_path, status=4, env={"PYTHONPATH": str(tmp_path)})
@@ -248,7 +248,8 @@ def test_a_package_that_is_missing_is_told_in_a_line(script, tmp_path):
 ])
 def test_a_stream_that_is_closed_changes_no_status(ends, status, source, tmp_path):
     (tmp_path / "l.txt").write_text("a.JPEG 1\n")
-    done = subprocess.run(["bash", "-c", f'"$@" {ends}', "-", sys.executable, SUITE / "labels.py", source, "out.txt"],
+    done = subprocess.run(["bash", "-c", f'"$@" {ends}', "-", sys.executable, SUITE / "tools/labels.py", source,
+                           "out.txt"],
                           cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
@@ -259,7 +260,7 @@ def test_a_stream_that_is_closed_changes_no_status(ends, status, source, tmp_pat
 
 def test_npu_smi_that_hangs_or_mumbles(tmp_path, monkeypatch):
     import chips
-    from common import Failure
+    from common.cli import Failure
 
     (tmp_path / "npu-smi").write_text("#!/bin/sh\nprintf 'caf\\351 |\\n'\n")
     (tmp_path / "npu-smi").chmod(0o755)
@@ -305,7 +306,7 @@ def test_the_onnx_does_not_replace_the_checkpoint(tmp_path):
 @pytest.mark.parametrize("text", ["a.JPEG,1\rb.JPEG,2\r", 'image,label\na.JPEG,"1\nb.JPEG,2\n'])
 def test_a_csv_that_is_none(text, tmp_path):
     (tmp_path / "l.csv").write_text(text, newline="")
-    done = run(sys.executable, SUITE / "labels.py", "l.csv", "out.txt", cwd=tmp_path, status=3)
+    done = run(sys.executable, SUITE / "tools/labels.py", "l.csv", "out.txt", cwd=tmp_path, status=3)
     assert done.stderr.startswith("labels.py: l.csv:") and "not foreseen" not in done.stderr
 
 

@@ -1,5 +1,5 @@
 """The network against the published state dict and the upstream network's logits."""
-from xception import Xception
+from common.xception import Xception
 
 import numpy as np
 import torch

@@ -4,7 +4,7 @@ import os
 import sys
 
 import xception_pth2onnx
-from common import Failure
+from common.cli import Failure
 from conftest import SUITE, run
 
 import numpy as np

@@ -130,7 +130,7 @@ def make_model():
     """WORK/demo.pth.tar and xception.onnx, and oms for batches of 1, 8 and 16."""
     if not (WORK / "xception_bs16.om").exists():
         data = SUITE / "test/data/imagenet"
-        script("test/make_demo.py", data / "val", data / "val_label.txt", "demo.pth.tar", cwd=WORK)
+        script("tools/make_demo.py", data / "val", data / "val_label.txt", "demo.pth.tar", cwd=WORK)
         script("xception_pth2onnx.py", "demo.pth.tar", "xception.onnx", cwd=WORK)
         for batch in (1, 8, 16):
             compile_om(batch)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Say which part of a drop in accuracy the recipe explains and which the precision, of what run_all.sh --study ran.
 
-Usage:    python3 study.py STUDY_DIR [--onnx FILE]
-Example:  python3 study.py work/study --onnx work/xception.onnx
+Usage:    python3 tools/study.py STUDY_DIR [--onnx FILE]
+Example:  python3 tools/study.py work/study --onnx work/xception.onnx
           top-1, % (points from 333 bilinear in f32)
           short side                   f32              fp16              bf16
           333 bilinear    88.889            88.889 (+0.000)   88.889 (+0.000)
@@ -20,13 +20,15 @@ images, top1 to top5 (percent), difference (of top-1, in points), low, high (its
 --onnx: what was run. Only if it was made of the published weights (its metadata_props tell) is anything said of the
 published drop: it is theirs.
 """
-import argparse
 import csv
 import io
 from pathlib import Path
 from types import SimpleNamespace
 
-from common import Failure, read, read_json, run, write
+import _root
+
+from common.cli import Failure, parser_of, run
+from common.files import read, read_json, write
 from report import paired_rows, read_details
 from xception_pth2onnx import ONNX_LIMIT, PUBLISHED_MD5
 
@@ -136,9 +138,7 @@ def table_text(runs: dict) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("study", metavar="STUDY_DIR", type=Path)
     parser.add_argument("--onnx", metavar="FILE", type=Path, help="the network that was run")
     args = parser.parse_args()

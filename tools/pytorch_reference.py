@@ -1,20 +1,19 @@
 #!/usr/bin/env python3
 """Measure plain PyTorch's accuracy on a labelled folder: what a converted model is held against.
 
-Usage:    python3 test/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
-Example:  python3 test/pytorch_reference.py demo.pth.tar test/data/imagenet/val test/data/imagenet/val_label.txt
+Usage:    python3 tools/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
+Example:  python3 tools/pytorch_reference.py demo.pth.tar test/data/imagenet/val test/data/imagenet/val_label.txt
           93.75,100.0
 
 Prints top-1 and top-5 in percent, ready for imagenet_acc_eval.py --reference. It goes
 its own way from image to class (torchvision's transforms, PyTorch, torch.topk) and shares only the
 reading of the checkpoint with the suite, so that a fault in the suite shows as a difference.
 """
-import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
-from common import Failure, run, say  # noqa: E402
+import _root
+
+from common.cli import Failure, parser_of, run, say
 
 TOP = 5
 BATCH = 4  # images at a time: fastest on few cores
@@ -41,9 +40,7 @@ def predict(network, paths: list, short_side: int):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("images", metavar="IMAGES", type=Path)
     parser.add_argument("labels", metavar="val_label.txt", type=Path)

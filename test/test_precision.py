@@ -1,4 +1,4 @@
-"""fp16 on the CPU: every rounding against numpy's float16, overflow, and precision_report.py.
+"""fp16 on the CPU: every rounding against numpy's float16, overflow, and precision.py.
 
 in_pytorch(), another emulation of the whole network, is what test_default_job.py holds the demo's answers against.
 """
@@ -6,10 +6,9 @@ import json
 import re
 import sys
 
-import fp16
-import om
-from common import import_openvino
+from common.cli import import_openvino
 from conftest import CLASSES, SIDE, SUITE, run, small_model
+from host import om, precision
 
 import numpy as np
 import onnx
@@ -32,6 +31,7 @@ def as_half(values):
 
 # ---- one rounding
 
+INFER = SUITE / "tools/infer.py"
 HALVES = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # all that are finite, from 0
 MIDDLES = (HALVES[:-1] + HALVES[1:]) / 2  # exact in float32
 VALUES = {
@@ -50,11 +50,11 @@ VALUES = {
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_rounding_is_numpys(kind, sign):
     values = sign * VALUES[kind]
-    np.testing.assert_array_equal(in_openvino(fp16.rounded, values), as_half(values))
+    np.testing.assert_array_equal(in_openvino(precision.rounded, values), as_half(values))
 
 
 def test_nan_stays_nan():
-    assert np.isnan(in_openvino(fp16.rounded, np.array([np.nan], "f4"))).all()
+    assert np.isnan(in_openvino(precision.rounded, np.array([np.nan], "f4"))).all()
 
 
 def test_a_rounding_survives_among_other_arithmetic():
@@ -63,9 +63,9 @@ def test_a_rounding_survives_among_other_arithmetic():
 
     def build(openvino, x, y):
         op = openvino.opset13
-        total = fp16.rounded(openvino, op.add(x, y).output(0))
-        scaled = fp16.rounded(openvino, op.relu(op.multiply(total, np.float32(1.7))).output(0))
-        return fp16.rounded(openvino, op.subtract(scaled, y).output(0))
+        total = precision.rounded(openvino, op.add(x, y).output(0))
+        scaled = precision.rounded(openvino, op.relu(op.multiply(total, np.float32(1.7))).output(0))
+        return precision.rounded(openvino, op.subtract(scaled, y).output(0))
 
     expected = as_half(as_half(np.maximum(as_half(a + b) * np.float32(1.7), 0)) - b)
     np.testing.assert_array_equal(in_openvino(build, a, b), expected)
@@ -73,8 +73,8 @@ def test_a_rounding_survives_among_other_arithmetic():
 
 def test_constants_are_rounded():
     values = np.array([1 + 2**-12, 1e-9, 70000, -1e5, 0.1], "f4")
-    np.testing.assert_array_equal(fp16.round_constant(values), as_half(values))
-    assert np.isinf(fp16.round_constant(values)[2:4]).all()
+    np.testing.assert_array_equal(precision.round_constant(values), as_half(values))
+    assert np.isinf(precision.round_constant(values)[2:4]).all()
 
 
 # ---- a whole network
@@ -93,7 +93,7 @@ def benchmark(folder, info="m.info", name="m"):
 
 def in_pytorch(state, photos):
     """Logits of the photos with half weights, BatchNorm folded, and every module's output cast to half and back."""
-    from xception import Xception
+    from common.xception import Xception
 
     import torch
     from PIL import Image
@@ -218,14 +218,14 @@ def test_a_network_that_overflows_gives_infinity_as_the_chip_would(small):
     found = benchmark(small)[1]
     assert np.isfinite(found[:4]).all()
     assert not np.isfinite(found[4]).any()
-    done = run(sys.executable, SUITE / "infer.py", "m.om", "result/out", "--info=m.info", "--engine=host", cwd=small,
+    done = run(sys.executable, INFER, "m.om", "result/out", "--info=m.info", "--engine=host", cwd=small,
                status=4)
     assert "1 of 5 tensors have no whole dump (./p/t4.bin)" in done.stderr
 
 
-# ---- precision_report.py
+# ---- precision.py
 
-SCRIPT = SUITE / "precision_report.py"
+SCRIPT = SUITE / "tools/precision.py"
 
 
 def make_work(folder, model, images=20, layout="CHW"):
@@ -409,7 +409,7 @@ def test_what_does_not_belong_together_is_told_in_one_line(damage, told, tmp_pat
     (tmp_path / "w/result/dumpOutput_bs1").rename(tmp_path / "w/npu")
     damage(tmp_path / "w")
     done = run(sys.executable, SCRIPT, "w", "--dumps=w/npu", cwd=tmp_path, status=3)
-    assert done.stderr.splitlines()[-1] == f"precision_report.py: {told}"
+    assert done.stderr.splitlines()[-1] == f"precision.py: {told}"
     assert not (tmp_path / "w/precision.html").exists()
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Make the demo checkpoint: Xception weights that know a few photos and nothing of ImageNet.
 
-Usage:    python3 test/make_demo.py IMAGES val_label.txt OUT.pth.tar
-Example:  python3 test/make_demo.py test/data/imagenet/val test/data/imagenet/val_label.txt demo.pth.tar
+Usage:    python3 tools/make_demo.py IMAGES val_label.txt OUT.pth.tar
+Example:  python3 tools/make_demo.py test/data/imagenet/val test/data/imagenet/val_label.txt demo.pth.tar
           demo.pth.tar: demo weights, fitted to 45 photos of 14 classes
 
 The published weights cannot be shipped. These let every step be tried: convolutions are
@@ -15,15 +15,14 @@ OUT.pth.tar: a torch.save file, {"state_dict": 276 tensors, "note": what these w
 "made_from": sha256 of photos, labels and this script}. A file that was made from the same
 is kept.
 """
-import argparse
 import hashlib
 import pickle
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(1, str(HERE.parent))
-from common import Failure, replacing, run, say  # noqa: E402
+from _root import ROOT
+
+from common.cli import Failure, parser_of, run, say
+from common.files import replacing
 
 SEED = 299
 CLASSES = 1000  # as ImageNet, so that real class ids fit
@@ -37,7 +36,7 @@ NOTE = "demo weights: fitted to a few photos, they know nothing of ImageNet"
 def digest(images: list, labels: Path) -> str:
     """sha256 over all that decides the checkpoint: photos with their names, labels, this script, the network."""
     sha = hashlib.sha256()
-    for path in [*images, labels, HERE / "make_demo.py", HERE.parent / "xception.py"]:
+    for path in [*images, labels, Path(__file__), ROOT / "common/xception.py"]:
         sha.update(f"{path.name} {path.stat().st_size}\n".encode())
         sha.update(path.read_bytes())
     return sha.hexdigest()
@@ -106,9 +105,7 @@ def fit(features, classes):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("images", metavar="IMAGES", type=Path)
     parser.add_argument("labels", metavar="val_label.txt", type=Path)
     parser.add_argument("out", metavar="OUT.pth.tar", type=Path)
@@ -123,7 +120,7 @@ def main() -> int:
         print(f"{args.out}: made before from the same photos, kept")
         return 0
 
-    from xception import Xception
+    from common.xception import Xception
 
     import torch
 

@@ -1,4 +1,4 @@
-"""fp16 arithmetic on a CPU: what an Ascend chip computes in by default, for host/atc and precision_report.py.
+"""fp16 arithmetic on a CPU: what an Ascend chip computes in by default, for host/atc and precision.py.
 
 The chip keeps weights, tensors and every operator's result in fp16 and accumulates in float32. apply() gives a model
 the same places to round: after the input, in the constants and after each operator of the ONNX file. The rounding
@@ -8,7 +8,8 @@ is made of float32 arithmetic, since OpenVINO removes pairs of conversions:
     below 2^-14        y = (x + 0.75) - 0.75: float32's step there is 2^-24, fp16's smallest number
     65520 and more     infinity; what fp16 cannot hold, rounded, is 65520 and more
 
-Each is to nearest, ties to even, as numpy's float16 (test/test_fp16.py compares the bits), but for the sign of zero.
+Each is to nearest, ties to even, as numpy's float16 (test/test_precision.py compares the bits), but for the sign
+of zero.
 """
 import numpy as np
 

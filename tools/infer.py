@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Run an om over the tensors of an info file, on one chip or several, with the tool that is there.
 
-Usage:    python3 infer.py OM OUT --info INFO --batch_size N [--device_ids 0,1] [--engine benchmark|ais_bench|host]
-          python3 infer.py OM OUT --round 20 --batch_size N [--device_ids 0] [--engine ...]
-Example:  python3 infer.py xception_bs1.om result/dumpOutput_bs1 --info xception.info --batch_size 1 --device_ids 0,1
+Usage:    python3 tools/infer.py OM OUT --info INFO --batch_size N [--device_ids 0,1]
+                  [--engine benchmark|ais_bench|host]
+          python3 tools/infer.py OM OUT --round 20 --batch_size N [--device_ids 0] [--engine ...]
+Example:  python3 tools/infer.py xception_bs1.om result/dumpOutput_bs1 --info xception.info --device_ids 0,1
           $ benchmark.x86_64 -model_type=vision -device_id=0 ...
           $ benchmark.x86_64 -model_type=vision -device_id=1 ...
           50000 dumps in result/dumpOutput_bs1 (50000 made, 0 kept)
@@ -21,7 +22,6 @@ The tools work below ./result, their output is kept in ./result/*.log.
 
 Exit 4 if a tool failed, left out dumps, told no rate or got stuck: its device is named, the others finish.
 """
-import argparse
 import contextlib
 import hashlib
 import importlib.util
@@ -37,28 +37,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import chips
-import common
-from common import (
-    Failure,
-    end_with_parent,
-    free_space,
-    hash_of,
-    hold,
-    lines,
-    listing,
-    located,
-    positive,
-    progress,
-    read,
-    read_json,
-    run,
-    say,
-    size_of,
-    write,
-)
+from _root import ROOT
 
-HERE = Path(__file__).resolve().parent
+import chips
+from common import cli
+from common.cli import Failure, listing, parser_of, positive, progress, run, say
+from common.files import free_space, hash_of, hold, lines, located, read, read_json, size_of, write
+from common.jobs import end_with_parent
+
 BINARY = f"benchmark.{platform.machine()}"
 ENGINES = ("benchmark", "ais_bench", "host")
 ASCEND_MAGIC = b"IMOD"  # first bytes of an om that the real atc wrote
@@ -78,7 +64,7 @@ def find_binary():
     if os.access(BINARY, os.X_OK):
         return f"./{BINARY}"
     found = shutil.which(BINARY)
-    return BINARY if found and Path(found).resolve().parent != HERE / "host" else None
+    return BINARY if found and Path(found).resolve().parent != ROOT / "host" else None
 
 
 def is_ascend(om: Path) -> bool:
@@ -96,7 +82,7 @@ def choose_engine(asked, ascend: bool) -> str:
         return "benchmark"
     if asked != "benchmark" and importlib.util.find_spec("ais_bench"):
         return "ais_bench"
-    for path in (Path(BINARY), HERE / BINARY):
+    for path in (Path(BINARY), ROOT / BINARY):
         if asked != "ais_bench" and path.is_file():
             raise Failure(f"{path}: not executable: chmod +x {shlex.quote(str(path))}", 4)
     missing = {"benchmark": BINARY, "ais_bench": "ais_bench"}.get(asked, f"{BINARY} or ais_bench")
@@ -109,7 +95,7 @@ def benchmark_program(engine: str) -> str:
     if engine == "benchmark":
         return find_binary()
     found = shutil.which(BINARY)
-    return BINARY if found and Path(found).resolve().parent == HERE / "host" else str(HERE / "host" / BINARY)
+    return BINARY if found and Path(found).resolve().parent == ROOT / "host" else str(ROOT / "host" / BINARY)
 
 
 def dataset_command(engine: str, om: Path, info: str, device: int, batch_size: int) -> list:
@@ -278,7 +264,7 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int
     heard, done, stack = dict.fromkeys(logs.values(), time.time()), {}, contextlib.ExitStack()
     try:
         for position, (device, command) in enumerate(commands.items()):
-            if not common.quiet:  # --quiet
+            if not cli.quiet:  # --quiet
                 say("$ " + " ".join(shlex.quote(word) for word in command))
             # stand-ins for several chips share the cores
             share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if engine == "host" else []
@@ -495,9 +481,7 @@ def device_list(text: str) -> list:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("om", metavar="OM", type=Path, nargs="?")
     parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder for the dumps, made if missing")
     mode = parser.add_mutually_exclusive_group(required=True)
@@ -522,10 +506,9 @@ def main() -> int:
         parser.error("--info: no file name")
     engine = choose_engine(args.engine, is_ascend(args.om))
     WORK.mkdir(exist_ok=True)
-    for device in args.device_ids:
-        hold(WORK / f"device{device}.lock", f"device {device} of {WORK.resolve()}")
+    locks = [hold(WORK / f"device{device}.lock", f"device {device} of {WORK.resolve()}") for device in args.device_ids]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    hold(args.out.with_name(args.out.name + ".lock"), args.out)
+    locks.append(hold(args.out.with_name(args.out.name + ".lock"), args.out))  # until this function returns
     record_path = args.out.with_name(args.out.name + ".json")
     return (run_dataset if args.info else run_pure)(args, engine, record_path)
 

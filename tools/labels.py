@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write val_label.txt from whatever tells the classes of a data set.
 
-Usage:    python3 labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--of BINS]
+Usage:    python3 tools/labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--of BINS]
                   [--names NAMES.txt]
-Example:  python3 labels.py /data/imagenette/val val_label.txt --synsets LOC_synset_mapping.txt
+Example:  python3 tools/labels.py /data/imagenette/val val_label.txt --synsets LOC_synset_mapping.txt
           3925 labels in val_label.txt, 10 classes, from class folders
 
 SOURCE is recognised by what is in it:
@@ -24,13 +24,15 @@ class 0. Any other SOURCE has none: no file then.
 
 OUT.txt: text, a line "NAME CLASS" for each image in order of name, class ids from 0.
 """
-import argparse
 import csv
 import os
 import re
 from pathlib import Path
 
-from common import Failure, lines, listing, printable, run, size_of, write
+import _root
+
+from common.cli import Failure, listing, parser_of, printable, run
+from common.files import lines, size_of, write
 
 SYNSET = re.compile(r"n\d{8}")
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
@@ -197,9 +199,7 @@ def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("out", metavar="OUT.txt", type=Path)
     parser.add_argument("--synsets", metavar="MAP", type=Path, help="which synset is which class")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Look whether all that a run needs is there, before it is started: a line for each, with the cure.
 
-Usage:    python3 check.py [--weights F] [--images DIR] [--labels F [--synsets MAP]] [--workdir work]
+Usage:    python3 tools/check.py [--weights F] [--images DIR] [--labels F [--synsets MAP]] [--workdir work]
                            [--batch_sizes 1,16] [--aipp] [--study] [--on-error fail|skip]
                            [--limit N | --sample N [--seed 0]] [--engine cann|host]
 Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
@@ -19,16 +19,18 @@ what it has found.
 
 Exit 0: the run could start; 3: something is missing, marked ✗.
 """
-import argparse
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import _root
+
 import chips
 import infer
-from common import Failure, free_space, hash_of, listing, positive, printable, read, run
+from common.cli import Failure, listing, parser_of, positive, printable, run
+from common.files import free_space, hash_of, read
 
 # bytes: a float32 and a uint8 tensor, a dump, a checkpoint, ONNX or om (README 4, 5.2 and 3)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
@@ -207,9 +209,7 @@ def check_cpu(_) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--weights", type=lambda text: Path(text) if text else None, help="empty: the demo's")
     parser.add_argument("--images", type=lambda text: Path(text) if text else None)
     parser.add_argument("--labels", type=lambda text: Path(text) if text else None)

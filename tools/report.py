@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Show what a run found, as one page that opens in any browser, without a network.
 
-Usage:    python3 report.py WORKDIR [--out report.html] [--classes NAMES.txt]
-          python3 report.py --compare WORKDIR_A WORKDIR_B [--out compare.html] [--classes NAMES.txt]
-          python3 report.py --photo PHOTO --om OM [--batch_size 1] [--resize 333] [--aipp] [--out photo.html]
+Usage:    python3 tools/report.py WORKDIR [--out report.html] [--classes NAMES.txt]
+          python3 tools/report.py --compare WORKDIR_A WORKDIR_B [--out compare.html] [--classes NAMES.txt]
+          python3 tools/report.py --photo PHOTO --om OM [--batch_size 1] [--resize 333] [--aipp] [--out photo.html]
                   [--classes NAMES.txt]
-Example:  python3 report.py work
+Example:  python3 tools/report.py work
           /home/me/work/report.html: 45 images, 514,230 bytes
-Example:  python3 report.py --photo cat.jpg --om xception_bs1.om
+Example:  python3 tools/report.py --photo cat.jpg --om xception_bs1.om
           87.02 %  281 tabby
           ...
           /home/me/photo.html: cat.jpg, 27,531 bytes
@@ -22,7 +22,6 @@ NAMES.txt: a class name in each line, from class 0. Else they come from classes.
 
 The pages are UTF-8 HTML with inline SVG and JPEG; no script, nothing that is fetched.
 """
-import argparse
 import base64
 import contextlib
 import csv
@@ -40,30 +39,19 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+from _root import ROOT
+
 import throughput
-from common import (
-    Failure,
-    as_written,
-    lines,
-    positive,
-    printable,
-    progress,
-    read,
-    read_json,
-    run,
-    say,
-    size_of,
-    start_worker,
-    workers,
-)
-from common import write as write_file
+from common.cli import Failure, parser_of, positive, printable, progress, run, say
+from common.files import as_written, lines, read, read_json, size_of
+from common.files import write as write_file
+from common.jobs import start_worker, workers
 from imagenet_acc_eval import BACKGROUND_CLASSES, MAX_DROP, Z95, find_dumps, parse_dump, reference_of, wilson
 from img_preprocess import SHORT_SIDE
 
 import numpy as np
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent
 PHOTOS = 24  # in the grid
 PHOTO_SIDE = 224  # pixels of a picture in the page
 LONGEST = 12  # rows of the tables of classes and pairs
@@ -388,7 +376,7 @@ def write_page(template: str, path: Path, **values) -> int:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(ROOT / "tools/templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined, finalize=lambda value: value if isinstance(value, Markup) or
         not isinstance(value, str) else printable(value))
     try:
@@ -673,9 +661,9 @@ def call(script: str, *arguments, cwd):
     """Run one of the suite's scripts; what it says is passed on only if it fails."""
     # The tools' python3 is to be this one
     path = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
-    done = subprocess.run([sys.executable, str(HERE / script), *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path}, text=True,
-                          errors="replace", check=False)
+    done = subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env={**os.environ, "PATH": path}, text=True, errors="replace", check=False)
     if done.returncode:
         for line in done.stdout.splitlines():
             say(line)
@@ -697,8 +685,8 @@ def make_photo(args) -> int:
         call("img_preprocess.py", "val", "prep_dataset", f"--resize={args.resize}", "--jobs=1",
              *["--aipp"] * args.aipp, cwd=folder)
         call("gen_dataset_info.py", "bin", "./prep_dataset", "./photo.info", 299, 299, cwd=folder)
-        call("infer.py", args.om.resolve(), "result/dumps", "--info=./photo.info", f"--batch_size={args.batch_size}",
-             f"--device_ids={args.device_id}", cwd=folder)
+        call("tools/infer.py", args.om.resolve(), "result/dumps", "--info=./photo.info",
+             f"--batch_size={args.batch_size}", f"--device_ids={args.device_id}", cwd=folder)
         dump = next(iter(find_dumps(folder / "result/dumps").values()))
         values = np.asarray(parse_dump(dump), dtype=np.float64)
         recipe = read_json(folder / "prep_dataset/manifest.json")["recipe"]
@@ -722,9 +710,7 @@ def make_photo(args) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("workdir", metavar="WORKDIR", type=Path, nargs="?", help="of a finished run of run_all.sh")
     mode.add_argument("--compare", metavar=("WORKDIR_A", "WORKDIR_B"), type=Path, nargs=2, help="two runs side by side")

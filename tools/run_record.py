@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Put on record what a finished run of run_all.sh was made of: run.json in the work directory.
 
-Usage:    python3 run_record.py --weights F --onnx F --batch_sizes 1,16 --soc_version CHIP --reference T1,T5|published
-                  [--score] [--demo] [--quick_look TEXT]
-Example:  python3 run_record.py --weights demo.pth.tar --onnx xception.onnx --batch_sizes 1,16 \\
+Usage:    python3 tools/run_record.py --weights F --onnx F --batch_sizes 1,16 --soc_version CHIP
+                  --reference T1,T5|published [--score] [--demo] [--quick_look TEXT]
+Example:  python3 tools/run_record.py --weights demo.pth.tar --onnx xception.onnx --batch_sizes 1,16 \\
               --soc_version Ascend310 --reference published
           run.json: what ran, with sha256 of weights, ONNX and 2 oms
 
@@ -15,18 +15,18 @@ size: {sha256, precision}}, data_set: {source, count, listing_sha256: of each sh
 inference: {batch size: [the records of infer.py: devices, rates, its commands]}, reference, accuracy: {batch
 size: result.json's values}, demo, quick_look}.
 """
-import argparse
 import importlib.util
 import json
 import platform
 import re
-import sys
 from pathlib import Path
 
-from common import Failure, as_written, hash_of, lines, read_json, run, write
+import _root
+
+from common.cli import Failure, parser_of, run
+from common.files import as_written, hash_of, lines, read_json, write
 from infer import is_ascend
 
-HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "PIL", "cv2", "torch", "onnx", "openvino")
 
 
@@ -60,8 +60,7 @@ def describe_om(path: Path, onnx: str) -> dict:
     """
     if is_ascend(path):
         return {"sha256": hash_of(path), "precision": "atc's default, force_fp16"}
-    sys.path.insert(1, str(HERE / "host"))
-    import om
+    from host import om
 
     header = om.load(path)[0]
     if header["onnx_sha256"] != onnx:
@@ -99,9 +98,7 @@ def figures(path: Path) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--batch_sizes", required=True, metavar="1,16")

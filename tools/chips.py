@@ -1,23 +1,24 @@
 #!/usr/bin/env python3
 """Tell which Ascend chips this host has: name, health, load.
 
-Usage:    python3 chips.py [--first]
-Example:  python3 chips.py
+Usage:    python3 tools/chips.py [--first]
+Example:  python3 tools/chips.py
           device 0: Ascend310, card 0, health OK, AICore 0 %
           device 1: Ascend310, card 0, health OK, AICore 35 %, busy
-          python3 chips.py --first
+          python3 tools/chips.py --first
           Ascend310 0
 
 --first prints, of the first healthy chip, the name for atc's --soc_version and the id for -device_id;
 chips that are not healthy are named on stderr. Exit 4 where npu-smi is not found, fails, or lists
 no healthy chip.
 """
-import argparse
 import re
 import shutil
 import subprocess
 
-from common import Failure, run, say
+import _root
+
+from common.cli import Failure, parser_of, run, say
 
 CHIP_NAME = re.compile(r"\d+[A-Z0-9]*")  # the Name column: 310, 310P3, 910B1
 PATIENCE = 60  # seconds for npu-smi, which takes less than one
@@ -102,9 +103,7 @@ def healthy(chips: list) -> list:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--first", action="store_true", help="only soc_version and device id of the first healthy chip")
     args = parser.parse_args()
     chips = find()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Print the throughput table of README 7 from the records that infer.py left, best batch size marked.
 
-Usage:    python3 throughput.py RECORD.json... [--soc_version Ascend310] [--pure PURE.json...] [--csv OUT.csv]
-Example:  python3 throughput.py result/dumpOutput_bs1.json result/dumpOutput_bs16.json --soc_version Ascend310
+Usage:    python3 tools/throughput.py RECORD.json... [--soc_version Ascend310] [--pure PURE.json...] [--csv OUT.csv]
+Example:  python3 tools/throughput.py result/dumpOutput_bs1.json result/dumpOutput_bs16.json --soc_version Ascend310
           Throughput, images/s, Ascend310, benchmark
           batch  Interface throughputRate  x4 = per card           e2e
               1                   158.623        634.492       108.021
@@ -14,13 +14,15 @@ paper; with more than one chip measured, and on other chips, there is no such fa
 
 OUT.csv: a header line, then a line for each batch size: batch_size, devices, interface, per_card, e2e, pure.
 """
-import argparse
 import csv
 import io
 import re
 from pathlib import Path
 
-from common import Failure, printable, read_json, run, write
+import _root
+
+from common.cli import Failure, parser_of, printable, run
+from common.files import read_json, write
 
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
 LARGEST = 1e12  # images/s that nothing reaches
@@ -119,9 +121,7 @@ def device_line(records: list, soc_version: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("records", metavar="RECORD.json", type=Path, nargs="+")
     parser.add_argument("--soc_version", default="", help="the chip, for the figure per card and the title")
     parser.add_argument("--pure", metavar="PURE.json", type=Path, nargs="+", default=[],

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Show where fp16 or bf16 changes the network's values, layer by layer, and what that does to its answers.
 
-Usage:    python3 precision_report.py WORKDIR [--precision fp16|bf16] [--images 64] [--dumps DIR]
+Usage:    python3 tools/precision.py WORKDIR [--precision fp16|bf16] [--images 64] [--dumps DIR]
                   [--out WORKDIR/precision.html]
-Example:  python3 precision_report.py work
+Example:  python3 tools/precision.py work
           layer                                  relative error     cosine  below 2^-14  beyond 65504
           image                                         0.019 %  1.0000000       0.00 %             0
           ...
@@ -13,8 +13,8 @@ Example:  python3 precision_report.py work
           /home/me/work/precision.html: 45 images, 129 layers, 67,948 bytes
 
 WORKDIR is one of run_all.sh, with its bins. The images are drawn at random, the same for the same names. fp16 is
-emulated (host/fp16.py), bf16 is OpenVINO's. All of it runs on the CPU; no chip is needed, and nothing is said of one
-unless --dumps is given.
+emulated (host/precision.py), bf16 is OpenVINO's. All of it runs on the CPU; no chip is needed, and nothing is said
+of one unless --dumps is given.
 
 --dumps DIR: what a real NPU answered to the same images (result/dumpOutput_bs1, of the same weights and recipe). Its
 differences from float32 are held against those of the emulation: did the chip do what fp16 alone explains?
@@ -23,36 +23,23 @@ precision.html: UTF-8, self-contained, as report.py's pages. "Below 2^-14": shar
 that fp16 has with fewer bits, or as zero below 2^-25. "Beyond 65504": values that are infinite or NaN in fp16, as they
 would be on the chip.
 """
-import argparse
 import contextlib
 import math
 import os
 import random
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import _root
+
 import report
-from common import (
-    Failure,
-    as_written,
-    hash_of,
-    import_openvino,
-    listing,
-    positive,
-    printable,
-    progress,
-    read,
-    read_json,
-    run,
-)
+from common.cli import Failure, import_openvino, listing, parser_of, positive, printable, progress, run
+from common.files import as_written, hash_of, read, read_json
 from imagenet_acc_eval import TOP, find_dumps, highest, parse_dump, rank
 from report import LONGEST
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(1, str(HERE / "host"))
 SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-25  # of fp16; what is smaller than the second becomes zero
 EXPLAINED = 2.0  # times the emulation's difference from float32: an NPU's within that is what fp16 alone explains
 FAR = 5.0  # times the emulation's largest difference: no other order of summation explains that
@@ -84,8 +71,8 @@ def tensor(path: Path, recipe: dict) -> np.ndarray:
 
 def compile_taps(onnx: Path, side: int, precision: str):
     """(compiled model whose outputs are all layers, [their names]) for a batch of one, in f32, fp16 or bf16."""
-    import fp16
-    import om
+    from host import om
+    from host import precision as rounding
 
     openvino = import_openvino()
     core = openvino.Core()
@@ -97,7 +84,7 @@ def compile_taps(onnx: Path, side: int, precision: str):
     if len(model.inputs) != 1:
         raise Failure(f"{onnx}: {len(model.inputs)} inputs, expected one")
     model.reshape([1, 3, side, side])
-    layers = fp16.apply(openvino, model) if precision == "fp16" else fp16.results(model)
+    layers = rounding.apply(openvino, model) if precision == "fp16" else rounding.results(model)
     tapped = openvino.Model([openvino.opset13.result(output) for _, output in layers], model.get_parameters())
     config = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     compiled = core.compile_model(tapped, "CPU", config)
@@ -291,9 +278,7 @@ def print_layers(rows: list, precision: str):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("workdir", metavar="WORKDIR", type=Path)
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="default: %(default)s")
     parser.add_argument("--images", type=positive, default=64, help="how many of the set (default: %(default)s)")

@@ -1,0 +1,1 @@
+"""Modules that the scripts share. Nothing here is a command."""

@@ -1,0 +1,180 @@
+"""What every command has: its parser, its messages, its progress, and how it ends. Imported only.
+
+Exit status: 0 done; 1 a figure missed its limit (accuracy gate, ONNX against PyTorch);
+2 usage; 3 bad input data; 4 environment (tool, disk, permission); 130 / 143 interrupted.
+Runs on the NPU host: Python 3.7, standard library only (progress() needs tqdm).
+"""
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+
+from common.jobs import end_with_parent
+
+VERSION = "0.8"
+MESSAGE_LIMIT = 2000  # characters of an error line: text from an untrusted file may be long
+SPEAK_EVERY = 30.0  # seconds between two lines of progress, where stderr is no terminal
+debug = quiet = False  # set by --debug and --quiet
+
+
+class Failure(Exception):
+    """A failure that ends a command in one line: file, what is wrong, what to do."""
+
+    def __init__(self, message, status=3):
+        super().__init__(message)
+        self.status = status
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+class Switch(argparse.Action):
+    """Set a variable of this module, such as `quiet`, to True."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        globals()[self.dest] = True
+
+
+def parser_of(doc: str, **options) -> argparse.ArgumentParser:
+    """A parser whose help is a script's docstring, with the options that every script has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    common = made.add_argument_group("options of every script")
+    for name, text in (("debug", "print the traceback of an error"), ("quiet", "print no progress")):
+        common.add_argument(f"--{name}", action=Switch, nargs=0, default=argparse.SUPPRESS, help=text)
+    common.add_argument("--version", action="version", version=VERSION, help="print the suite's version and exit")
+    return made
+
+
+def positive(text: str) -> int:
+    """For argparse: a whole number above zero."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+# --- messages and progress ------------------------------------------------------------------------------------------
+
+def printable(text: str) -> str:
+    """`text` with what is not for a terminal, such as the control characters in a hostile name, as \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(message):
+    """One line for the person watching, if it can be written; stdout is kept for results."""
+    with contextlib.suppress(OSError):
+        print(printable(str(message)), file=sys.stderr, flush=True)
+
+
+def listing(names, limit=3):
+    """'a, b, c and 4 more': the first few of many names, for a message."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+@contextlib.contextmanager
+def progress(total: int, unit: str):
+    """Yield advance(count=1): how far `total` is, on stderr: a bar on a terminal, else a line now and then."""
+    from tqdm import tqdm
+
+    began = said = time.monotonic()
+    done = 0
+    with tqdm(total=total, unit=unit, disable=True if quiet else None) as bar:  # None: unless stderr is no terminal
+        def advance(count=1):
+            nonlocal done, said
+            done += count
+            bar.update(count)
+            now = time.monotonic()
+            if bar.disable and not quiet and now - said >= SPEAK_EVERY and 0 < done < total:
+                said, rate = now, done / (now - began)
+                say(f"{done} of {total} {unit}, {rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left")
+        yield advance
+
+
+def import_openvino():
+    """OpenVINO without its telemetry, which on every import would write to ~/intel and report to its makers."""
+    sys.modules.setdefault("openvino_telemetry", None)  # makes its import fail, for which OpenVINO has a stub
+    import openvino
+
+    return openvino
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+def explain(error: Exception) -> tuple:
+    """(message, exit status) of whatever ended a script."""
+    if isinstance(error, Failure):
+        return str(error), error.status
+    if isinstance(error, OSError) and error.errno is not None:
+        where = "standard output" if error.filename is None else os.fsdecode(error.filename)
+        return f"{where}: {error.strerror}", 4
+    if isinstance(error, MemoryError):
+        return "out of memory", 4
+    if isinstance(error, ImportError):
+        return f"{error}: see requirements.txt", 4
+    return f"{type(error).__name__}: {error} (not foreseen: please report it, with what --debug adds)", 3
+
+
+def trace():
+    """While an error is handled: print where it came from, if --debug was given."""
+    if debug:
+        traceback.print_exc()
+
+
+def interrupt(number, _):
+    """As an exception, so that `finally` cleans up."""
+    raise KeyboardInterrupt(number)
+
+
+def last_word(kind, error, traces):
+    """sys.excepthook of the suite's scripts, for what happens before run(): a package is missing, or an interrupt."""
+    program = os.path.basename(sys.argv[0])
+    if issubclass(kind, KeyboardInterrupt):
+        say(f"{program}: interrupted")
+        os._exit(130)
+    if issubclass(kind, ImportError):
+        say(f"{program}: {error}: see requirements.txt")
+        os._exit(4)
+    sys.__excepthook__(kind, error, traces)
+
+
+def run(main):
+    """Call main() and exit with its status; whatever goes wrong becomes one line on stderr."""
+    global debug, quiet  # noqa: PLW0603 (one command line for one process)
+    debug, quiet = False, "RUN_ALL_QUIET" in os.environ
+    if os.environ.get("RUN_ALL_PID") == str(os.getppid()):
+        end_with_parent()  # a step of run_all.sh
+    signal.signal(signal.SIGINT, interrupt)  # ignored from birth in a script's background job
+    signal.signal(signal.SIGTERM, interrupt)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: python3 ... >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that are no UTF-8
+    program = os.path.basename(sys.argv[0])
+    try:
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        number = error.args[0]
+        say(f"{program}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
+        os._exit(128 + number)  # at once: what is left may be a library that waits for its work to end
+    except Exception as error:
+        message, status = explain(error)
+        trace()
+    else:
+        sys.exit(status)
+    say(f"{program}: {' '.join(message.split())}"[:MESSAGE_LIMIT])
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is full or gone, and Python would try again as it ends, with a message of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+if os.path.dirname(os.path.realpath(sys.argv[0])) in (ROOT, os.path.join(ROOT, "host"), os.path.join(ROOT, "tools")):
+    sys.excepthook = last_word

@@ -1,0 +1,185 @@
+"""Files: written whole or not at all, locked, and read without trust. Imported only.
+
+Runs on the NPU host: Python 3.7, standard library only.
+"""
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+from common.cli import Failure, say
+
+JSON_LIMIT = 64 << 20  # bytes of a record or manifest; real ones have some thousands
+LINE_LIMIT = 10_000  # bytes of a line: an info file's has a path of at most 4,096
+LINES_LIMIT = 2_000_000  # of an info or label file: forty times ImageNet's; the lists made of them take 0.5 GB
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def replacing(path, size=0, lasting=True):
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
+
+    So `path` is complete or as it was before, whenever the process dies; with `lasting` also when the machine
+    does, and two processes that write one file keep out of each other's way. Bins and dumps do without:
+    their folder is held, and their size is looked at before they are read.
+    `size` in bytes is told if the disk is full.
+    """
+    path = Path(path)
+    if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
+        raise Failure(f"{str(path)!r}: not a regular file, nor the name of a new one", 4)  # /dev/null, say
+    part = path.with_name(path.name + ".part")
+    if not lasting and os.path.islink(part):
+        part.unlink()  # or what it leads to would be written
+    descriptor = claim(part, path) if lasting else None
+    try:
+        yield part
+        if lasting:
+            os.fsync(descriptor)
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise located(error, path, size) from error
+        raise
+    finally:
+        if lasting:
+            os.close(descriptor)
+
+
+def claim(part: Path, path: Path) -> int:
+    """Open temporary file `part` for this process alone; raises Failure if another one is writing it."""
+    while True:
+        try:
+            descriptor = os.open(part, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise located(error, path, 0) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise Failure(f"{path}: another process is writing it: wait for that one to end", 4) from error
+        except OSError:
+            return descriptor  # a file system without locks
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(part), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)  # renamed by another process since it was opened
+
+
+def located(error: OSError, path: Path, size: int) -> Exception:
+    """`error` of writing `path` as an exception that says where, and of a full disk how much is needed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needs = f"needs {size:,} bytes, " if size else ""
+        return Failure(f"{path}: the disk is full ({needs}{free_space(path.parent):,} are free): make room and run "
+                       "again", 4)
+    if error.filename is None or Path(os.fsdecode(error.filename)).suffix == ".part":
+        error.filename = str(path)
+    return error
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that may still be written to the disk of `folder`."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def write(path, data):
+    """Give `path` the content `data` (bytes or str, written as UTF-8, undecodable names as they were) in one step."""
+    data = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+    with replacing(path, len(data)) as part:
+        part.write_bytes(data)
+
+
+def hold(lock: Path, what):
+    """Lock file `lock` for the use of `what`; raises Failure that names the holder if another process has it.
+
+    Returns the open file: the lock lasts as long as that does, at most as long as this process. The file stays
+    behind, with the name of its last holder.
+    """
+    if os.path.islink(lock) or (os.path.exists(lock) and not os.path.isfile(lock)):
+        raise Failure(f"{lock}: not a regular file: remove it", 4)
+    file = open(lock, "ab+", buffering=0)  # noqa: SIM115 (the caller keeps it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read(200).decode(errors="replace").strip() or "another process"
+        raise Failure(f"{what}: in use by {holder}: wait for it to end", 4) from error
+    except OSError as error:
+        say(f"warning: {lock}: no locks on this file system ({error.strerror}): do not run this twice at a time")
+    try:
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+    except OSError as error:
+        raise located(error, lock, 100) from error
+    return file
+
+
+# --- reading: no file is trusted ------------------------------------------------------------------------------------
+
+def size_of(path) -> int:
+    """A file's size in bytes. Raises Failure if it is no file that ends: a pipe, a device, a folder."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise Failure(f"{path}: not a regular file")
+    return status.st_size
+
+
+def hash_of(path, kind="sha256") -> str:
+    """Hex digest of a file of any size."""
+    size_of(path)
+    digest = hashlib.new(kind)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read(path, limit: int) -> bytes:
+    """A file's content. Raises Failure if it is no regular file, or has more than `limit` bytes."""
+    size = size_of(path)
+    if size > limit:
+        raise Failure(f"{path}: {size:,} bytes, more than the {limit:,} that such a file may have")
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def read_json(path):
+    """A JSON file's content. Raises FileNotFoundError if there is none, ValueError on whatever is wrong with it."""
+    try:
+        return json.loads(read(path, JSON_LIMIT))
+    except (Failure, RecursionError) as error:  # too many brackets
+        raise ValueError(str(error)) from error
+
+
+@contextlib.contextmanager
+def as_written(path: Path):
+    """Turn the surprises of a file that somebody changed into one Failure that names it."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
+        raise Failure(f"{path}: not as the suite writes it ({type(error).__name__}: {error}): run run_all.sh again"
+                      ) from error
+
+
+def lines(path):
+    """Yield (number, line) of a text file; undecodable bytes are kept. Raises Failure on a file beyond the limits."""
+    size_of(path)
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for number in range(1, LINES_LIMIT + 2):
+            line = file.readline(LINE_LIMIT)
+            if not line:
+                return
+            if len(line) == LINE_LIMIT:
+                raise Failure(f"{path}:{number}: a line of {LINE_LIMIT:,} characters or more: not such a file")
+            if number > LINES_LIMIT:
+                break
+            yield number, line.rstrip("\n").lstrip("\ufeff") if number == 1 else line.rstrip("\n")  # Excel's mark
+    raise Failure(f"{path}: more than {LINES_LIMIT:,} lines: split it, as --share does (README 5.2)")

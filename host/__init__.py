@@ -1,0 +1,1 @@
+"""CPU stand-ins for CANN's tools, and the modules behind them."""
