@@ -141,10 +141,10 @@ def last_word(kind, error, traces):
     sys.__excepthook__(kind, error, traces)
 
 
-def run(main):
-    """Call main() and exit with its status; whatever goes wrong becomes one line on stderr."""
+def run(main, program=""):
+    """Call main() and exit with its status; whatever goes wrong becomes one line on stderr, headed by `program`."""
     global debug, quiet  # noqa: PLW0603 (one command line for one process)
-    debug, quiet = False, "RUN_ALL_QUIET" in os.environ
+    debug, quiet = False, bool(os.environ.get("RUN_ALL_QUIET"))
     if os.environ.get("RUN_ALL_PID") == str(os.getppid()):
         end_with_parent()  # a step of run_all.sh
     signal.signal(signal.SIGINT, interrupt)  # ignored from birth in a script's background job
@@ -154,7 +154,7 @@ def run(main):
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that are no UTF-8
-    program = os.path.basename(sys.argv[0])
+    program = program or os.path.basename(sys.argv[0])
     try:
         status = main()
         sys.stdout.flush()

@@ -64,7 +64,7 @@ def claim(part: Path, path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise Failure(f"{path}: another process is writing it: wait for that one to end", 4) from error
+            raise Failure(f"{path}: another process is writing it; wait until it ends", 4) from error
         except OSError:
             return descriptor  # a file system without locks
         with contextlib.suppress(FileNotFoundError):
@@ -111,7 +111,7 @@ def hold(lock: Path, what):
     except BlockingIOError as error:
         file.seek(0)
         holder = file.read(200).decode(errors="replace").strip() or "another process"
-        raise Failure(f"{what}: in use by {holder}: wait for it to end", 4) from error
+        raise Failure(f"{what}: in use by {holder}; wait until it ends", 4) from error
     except OSError as error:
         say(f"warning: {lock}: no locks on this file system ({error.strerror}): do not run this twice at a time")
     try:

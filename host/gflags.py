@@ -2,8 +2,11 @@
 import os
 import sys
 
+from common import cli
+
 TRUE = {"1", "t", "true", "y", "yes"}
 FALSE = {"0", "f", "false", "n", "no"}
+OWN = {"debug": False, "quiet": False, "version": False}  # of the stand-ins alone, as of every script (common/cli.py)
 
 
 def fail_unknown(name: str):
@@ -29,9 +32,11 @@ def parse_int(name: str, text: str) -> int:
 def parse(arguments: list, defaults: dict) -> dict:
     """Read `arguments` into a copy of `defaults`, {flag: value}; a default's type (str, int, bool) is the flag's.
 
-    Ends the program, with gflags' own message, on an unknown flag or a value of the wrong type.
+    The flags of OWN are carried out here. Ends the program, with gflags' own message, on an unknown flag or a value of
+    the wrong type.
     A flag that is given twice takes the last value; words without a dash are ignored, as by gflags.
     """
+    defaults = {**defaults, **OWN}
     flags, words = dict(defaults), [os.fspath(word) for word in arguments]
     while words:
         word = words.pop(0)
@@ -54,4 +59,9 @@ def parse(arguments: list, defaults: dict) -> dict:
             flags[name] = parse_bool(name, value)
         else:
             flags[name] = parse_int(name, value) if isinstance(defaults[name], int) else value
+    debug, quiet, version = (flags.pop(name) for name in OWN)
+    if version:
+        print(cli.VERSION)
+        sys.exit(0)
+    cli.debug, cli.quiet = cli.debug or debug, cli.quiet or quiet
     return flags

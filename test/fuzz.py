@@ -38,8 +38,7 @@ import gen_dataset_info  # noqa: E402
 import imagenet_acc_eval  # noqa: E402
 import img_preprocess  # noqa: E402
 import infer  # noqa: E402
-import run_record  # noqa: E402
-import throughput  # noqa: E402
+import summary  # noqa: E402
 from common.cli import Failure  # noqa: E402
 from host import aipp, om  # noqa: E402
 
@@ -114,22 +113,22 @@ def manifest(data):
     put("manifest.json", data)
     gen_dataset_info.check_manifest(str(FOLDER), 45)
     img_preprocess.read_manifest(FOLDER)
-    run_record.describe_data_set([FOLDER])
+    summary.describe_data_set([FOLDER])
 
 
 def record(data):
     path = put("record.json", data)
-    records = throughput.merge([throughput.read_record(path)], [path])
+    records = summary.merge([summary.read_record(path)], [path])
     with contextlib.redirect_stdout(io.StringIO()):
-        throughput.print_table(throughput.rows(records, {}, "Ascend310"), records, False)
-        throughput.device_line(records, "Ascend310")
+        summary.print_table(summary.rows(records, {}, "Ascend310"), records, False)
+        summary.device_line(records, "Ascend310")
 
 
 def result(data):
     text = imagenet_acc_eval.result_text([1, 1, 1, 1, 1], 1, 1000)
     path = put("result.json", data)
     with contextlib.suppress(Failure):
-        run_record.figures(path)
+        summary.figures(path)
     assert imagenet_acc_eval.largest_difference(text, path) >= 0
 
 
@@ -189,7 +188,7 @@ def main():
     import atheris
 
     target = sys.argv.pop(1)
-    for module in (aipp, chips, gen_dataset_info, imagenet_acc_eval, infer, om, throughput, atc, benchmark):
+    for module in (aipp, chips, gen_dataset_info, imagenet_acc_eval, infer, om, summary, atc, benchmark):
         for name, value in list(vars(module).items()):
             if callable(value) and getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 setattr(module, name, atheris.instrument_func(value))

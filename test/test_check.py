@@ -1,10 +1,10 @@
-"""check.py: what a run needs is there, or named with the cure."""
+"""run_all.sh --check: what a run needs is there, or named with the cure."""
 import importlib.util
 import shutil
-import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import check
+import options
 from common.cli import Failure
 from conftest import SUITE, run
 
@@ -16,45 +16,57 @@ DATA = SUITE / "test/data/imagenet"
 @pytest.fixture
 def args(tmp_path):
     """Those of the default job, below tmp_path."""
-    return SimpleNamespace(weights=None, images=DATA / "val", labels=DATA / "val_label.txt", workdir=tmp_path / "work",
-                           batch_sizes="1,16", aipp=False, engine="host", synsets=None, study=False, on_error="fail",
-                           limit=0, sample=0, seed=0, tool="", device_ids=[], soc_version="")
+    args = options.parse([f"--workdir={tmp_path / 'work'}"])
+    args.atc_engine, args.images, args.labels = "host", DATA / "val", DATA / "val_label.txt"
+    return args
 
 
 def test_the_default_job_could_start(tmp_path):
-    done = run(sys.executable, SUITE / "tools/check.py", "--weights=", f"--images={DATA / 'val'}",
-               f"--labels={DATA / 'val_label.txt'}", cwd=tmp_path)
+    done = run("bash", SUITE / "run_all.sh", "--check", cwd=tmp_path)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
-        "✓ python", "✓ weights", "✓ data set", "✓ folder", "✓ disk", "✓ CPU"]
+        "✓ tools", "✓ python", "✓ weights", "✓ data set", "✓ paths", "✓ work directory", "✓ disk", "✓ CPU"]
     assert not list(tmp_path.iterdir())
 
 
+def test_marks_that_the_terminal_cannot_show_are_words(tmp_path):
+    done = run("bash", SUITE / "run_all.sh", "--check", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 8
+    assert "\\u" not in done.stdout
+    done = run("bash", SUITE / "run_all.sh", "--check", "--weights=no", "--datasets_path=no", cwd=tmp_path, status=3,
+               env={"PYTHONIOENCODING": "ascii"})
+    assert "FAIL weights: no: no such file" in done.stdout
+
+
 def test_nothing_is_there(tmp_path):
-    done = run(sys.executable, SUITE / "tools/check.py", "--weights=no.pth", cwd=tmp_path, status=3)
-    assert done.stdout.splitlines()[1:4] == [
-        "✗ weights: no.pth: no such file; README 1 tells where the published weights come from",
-        "✗ data set: not found, see above", "✓ folder: work can be written"]
+    done = run("bash", SUITE / "run_all.sh", "--check", "--weights=/no/such/dir/w.pth", "--datasets_path=no",
+               cwd=tmp_path, status=3)
+    assert done.stdout.splitlines()[2:4] == [
+        "✗ weights: /no/such/dir/w.pth: no such file; README section 1 links the published weights",
+        "✗ data set: no: contains neither imagenet/val with imagenet/val_label.txt, nor val with val_label.txt or "
+        "class folders (README section 4)"]
+    assert done.stderr == ""
 
 
 def test_published_weights_that_are_damaged(args, tmp_path):
     args.weights = tmp_path / "xception-c0a72b38.pth.tar"
     args.weights.write_bytes(b"PK, cut short")
+    args.weights, path = str(args.weights), args.weights
     with pytest.raises(Failure, match="md5 is [0-9a-f]{32}, the published file's is 203a36dce3e49d45e5d742efbad5ba65"):
         check.check_weights(args)
-    args.weights = args.weights.rename(tmp_path / "mine.pth")
+    args.weights = str(path.rename(tmp_path / "mine.pth"))
     assert check.check_weights(args).startswith(f"{args.weights}, md5 ")
 
 
 def test_packages_that_are_missing_are_those_of_this_run(args, monkeypatch, tmp_path):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "torchvision", "openvino")
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name in ("torch", "torchvision", "openvino")
                         else find(name))
     with pytest.raises(Failure, match="^openvino, torch, torchvision missing"):
         check.check_python(args)
-    args.weights = tmp_path / "x.onnx"
+    args.weights = str(tmp_path / "x.onnx")
     with pytest.raises(Failure, match="^openvino missing"):
         check.check_python(args)
-    args.engine = "cann"
+    args.atc_engine = "cann"
     assert "numpy" in check.check_python(args)
 
 
@@ -67,7 +79,8 @@ def test_images_and_labels_that_do_not_belong_together(args, tmp_path):
     args.labels.write_text("\n".join([*rows, "more.JPEG 1"]))
     with pytest.raises(Failure, match="1 of 46 labels have no image in .*: more"):
         check.check_data_set(args)
-    args.limit = 40  # a quick look leaves out images, and so labels
+    args.limit = "40"  # leaves out images, and so labels
+    del args.found_images
     with pytest.raises(Failure, match="1 of 40 images have no label"):
         args.labels.write_text("\n".join(rows[1:]))
         check.check_data_set(args)
@@ -95,10 +108,10 @@ def test_bad_images_are_left_out_if_the_run_leaves_them_out(args, tmp_path):
     image = next(args.images.iterdir())
     image.unlink()
     image.symlink_to("nothing.JPEG")
-    with pytest.raises(Failure, match="^1 images cannot be taken: .*No such file or directory .--on-error skip"):
+    with pytest.raises(Failure, match="^1 images cannot be used: .*No such file or directory; fix them"):
         check.check_data_set(args)
     args.on_error = "skip"
-    assert check.check_data_set(args).startswith("44 images, each with its label; 1 images cannot be taken: ")
+    assert check.check_data_set(args).startswith("44 images, each with its label; 1 images cannot be used: ")
 
 
 @pytest.mark.parametrize(("aipp", "needed"), [(False, "55.0"), (True, "14.8")])
@@ -107,14 +120,15 @@ def test_disk(aipp, needed, args, monkeypatch):
     monkeypatch.setattr(check, "find_images", lambda args: (range(50_000), []))
     monkeypatch.setattr(check, "free_space", lambda folder: 10**12)
     assert check.check_disk(args).startswith(f"{needed} GB needed in {args.workdir}, ")
-    args.study = True
-    assert check.check_disk(args).startswith({"55.0": "221.0", "14.8": "60.1"}[needed] + " GB needed")
-    args.study = False
+    args.study = "yes"
+    assert check.check_disk(args).startswith({"55.0": "218.9", "14.8": "58.0"}[needed] + " GB needed")
+    args.study = ""
     monkeypatch.setattr(check, "free_space", lambda folder: 1_000_000)
-    with pytest.raises(Failure, match="0.0 GB free: make room, or name another --workdir"):
+    with pytest.raises(Failure, match="0.0 GB free; free space, or pass another --workdir"):
         check.check_disk(args)
-    (args.workdir / "prep_dataset").mkdir(parents=True)
-    with open(args.workdir / "prep_dataset/x.bin", "wb") as file:
+    bins = Path(args.workdir, "prep_dataset")
+    bins.mkdir(parents=True)
+    with open(bins / "x.bin", "wb") as file:
         file.truncate(60 * 10**9)  # what is there already need not fit again
     assert check.check_disk(args).endswith("60.0 GB there already")
 

@@ -137,11 +137,47 @@ def test_the_second_is_told_who_holds_it_and_a_kill_frees_it(tmp_path):
         assert second[0] == 4
         holder = f"pid {first.pid} on {re.escape(os.uname().nodename)} since"
         assert re.fullmatch(rf"step.py: the folder: in use by {holder} "
-                            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: wait for it to end\n", second[2])
+                            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; wait until it ends\n", second[2])
     finally:
         first.kill()
         first.wait()
     assert python("hold(Path('.lock'), 'the folder')", tmp_path) == (0, "", "")
+
+
+SHELL = """exec 7>>.lock
+python3 {tools}/lock.py .lock 'the folder' --descriptor=7 || exit
+sleep 600 &
+wait"""
+
+
+def test_a_step_that_a_killed_run_left_behind_is_named(tmp_path):
+    """The killed shell's process id would be no help: nobody can find or end it."""
+    shell = subprocess.Popen(["bash", "-c", SHELL.format(tools=SUITE / "tools")], cwd=tmp_path)
+    while not subprocess.run(["pgrep", "-P", str(shell.pid), "sleep"], capture_output=True, check=False).stdout:
+        time.sleep(0.01)
+    step = int(subprocess.run(["pgrep", "-P", str(shell.pid), "sleep"], capture_output=True, check=True).stdout)
+    second = ["bash", "-c", SHELL.format(tools=SUITE / "tools").replace("sleep 600 &", "")]
+    try:
+        done = subprocess.run(second, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert re.match(rf"run_all.sh: the folder: in use by pid {shell.pid} on .* since .*; wait until it ends\n$",
+                        done.stderr)
+        shell.kill()
+        shell.wait()
+        done = subprocess.run(second, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (
+            4, f"run_all.sh: the folder: in use by pid {step} (sleep), left by a run that was killed; "
+               "wait until it ends\n")
+    finally:
+        os.kill(step, signal.SIGKILL)
+    while is_alive(step):
+        time.sleep(0.01)
+    assert subprocess.run(second, cwd=tmp_path, check=False).returncode == 0
+
+
+def test_a_lock_that_fails_for_another_reason_is_not_called_in_use(tmp_path):
+    done = subprocess.run([sys.executable, SUITE / "tools/lock.py", ".lock", "the folder", "--descriptor=99"],
+                          cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (4, "run_all.sh: .lock: cannot be locked (Bad file descriptor)\n")
 
 
 def test_a_lock_file_that_holds_anything_is_no_trouble(tmp_path):
@@ -228,9 +264,19 @@ def test_terminated(tmp_path):
                   tmp_path) == (143, "cleaned\n", "step.py: terminated\n")
 
 
+PARSE = """parser = cli.parser_of('')
+parser.add_argument('word')
+print(parser.parse_args().word)"""
+
+
+def test_common_options_are_not_taken_where_they_are_values(tmp_path):
+    for word in ("--debug", "--quiet", "--version"):
+        assert python(PARSE, tmp_path, "--", word) == (0, f"{word}\n", "")
+
+
 def test_debug_adds_the_trace(tmp_path):
-    status, out, err = python("print(sys.argv[1:])\nopen('none/x')", tmp_path, "a", "--debug", "b")
-    assert (status, out) == (4, "['a', 'b']\n")
+    status, out, err = python(f"{PARSE}\nopen('none/x')", tmp_path, "a", "--debug")
+    assert (status, out) == (4, "a\n")
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.endswith("\nstep.py: none/x: No such file or directory\n")
 
@@ -261,7 +307,7 @@ def test_progress_in_a_log_is_a_line_now_and_then(tmp_path):
 
 
 def test_quiet_is_quiet(tmp_path, monkeypatch):
-    assert python(PROGRESS, tmp_path, "--quiet") == (0, "", "")
+    assert python(f"cli.parser_of('').parse_args()\n{PROGRESS}", tmp_path, "--quiet") == (0, "", "")
     monkeypatch.setenv("RUN_ALL_QUIET", "yes")
     assert python(PROGRESS, tmp_path) == (0, "", "")
 

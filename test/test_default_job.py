@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 DATA = SUITE / "test/data/imagenet"
-MADE_SLOWLY = ("demo.pth.tar", "xception.onnx", "xception_bs1.om", "xception_bs1.om.made", "xception_bs16.om",
-               "xception_bs16.om.made")
+MADE_SLOWLY = ("demo.pth.tar", "xception.onnx", "xception_bs1.om", "xception_bs1.om.json", "xception_bs16.om",
+               "xception_bs16.om.json")
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def copy_of_the_suite(folder, work):
     os.symlink(SUITE / ".venv", folder / ".venv")
     (folder / "work").mkdir()
     for name in MADE_SLOWLY:
-        if not name.endswith(".made"):
+        if not name.endswith(".json"):
             os.link(work / name, folder / "work" / name)
             continue
         text = (work / name).read_text().replace(f"{SUITE}/", f"{folder}/")
@@ -60,12 +60,12 @@ def test_every_step_ran_and_the_tables_say_what_they_are(default_job):
         "1 Model: demo weights", "3 Conversion: PyTorch to ONNX", "3 Conversion: ONNX to om, batch 1",
         "3 Conversion: ONNX to om, batch 16", "4 Data set: images to tensors", "4 Data set: info file",
         "5 Offline inference, batch 1", "5 Offline inference, batch 16",
-        "6 Accuracy: reference, plain PyTorch on the same photos", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
-        "7 What ran, on record",
+        "6 Accuracy: PyTorch reference", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
+        "7 Summary",
     ]
     tables = process.stdout[process.stdout.index("== Accuracy"):]
     assert "PASSED: top-1 equals the reference, top-5 equals the reference" in tables
-    assert "Demo weights, fitted to these photos: they know nothing of ImageNet." in tables
+    assert "Demo weights, fitted to these photos; they cannot classify ImageNet." in tables
     assert tables.count("Device: CPU stand-in, not an NPU: OpenVINO") == 2
     rows = re.findall(r"^ +(1|16) +([\d.]+) +- +([\d.]+)(?:  best)?$", tables, re.MULTILINE)
     assert [batch for batch, _, _ in rows] == ["1", "16"]
@@ -121,9 +121,9 @@ def test_an_om_of_another_onnx_is_not_put_on_record(default_job, tmp_path):
     work = tmp_path / "work"
     shutil.copytree(default_job[1], work, copy_function=os.link)
     (work / "other.onnx").write_bytes(b"another network")
-    result = run("python3", SUITE / "tools/run_record.py", "--weights=demo.pth.tar", "--onnx=other.onnx",
+    result = run("python3", SUITE / "tools/summary.py", "run", "--weights=demo.pth.tar", "--onnx=other.onnx",
                  "--batch_sizes=1,16", "--soc_version=Ascend310", "--reference=1,1", cwd=work, status=3)
-    assert result.stderr == "run_record.py: xception_bs1.om: compiled from another ONNX file: compile it again\n"
+    assert result.stderr == "summary.py: xception_bs1.om: compiled from another ONNX file; compile it again\n"
 
 
 def test_a_second_run_reuses_everything(default_job, tmp_path):

@@ -232,14 +232,14 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(nu
     left = content(folder / "work", *WRITTEN)
     left = {name: data for name, data in left.items() if not name.endswith(".part")}
     assert left.items() <= expected.items()
-    compiled = [path.name for path in folder.glob("work/*.om.made")]
+    compiled = [path.name for path in folder.glob("work/*.om.json")]
     waiting = [path.name for path in folder.glob("work/result/dumpOutput_device0/*_1.txt")]
     done = finish(RUN_ALL, folder, status=1)
     assert content(folder / "work", *WRITTEN) == expected
     kept = sum(name.startswith("prep_dataset/") for name in left)
     assert f"({PHOTOS - kept} made, {kept} kept)" in done.out
     for batch in (1, 4):
-        if f"xception_bs{batch}.om.made" in compiled:
+        if f"xception_bs{batch}.om.json" in compiled:
             assert f"xception_bs{batch}.om is there, of this ONNX and command: kept" in done.err
     kept = [sum(name.startswith(f"result/dumpOutput_bs{batch}/") for name in left) for batch in (1, 4)]
     kept[bool(kept[0])] += len(waiting)  # the device's folder is of the batch size that was running
@@ -309,13 +309,13 @@ def test_an_interrupted_stage_stops_at_once_and_cleans_up(stage, sent, inputs, u
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", ["prep_dataset/*.bin", "*.om.made", "result/dumpOutput_device0/*.txt"])
+@pytest.mark.parametrize("moment", ["prep_dataset/*.bin", "*.om.json", "result/dumpOutput_device0/*.txt"])
 def test_an_interrupted_run_stops_at_once_and_goes_on(moment, sent, inputs, whole_run, tmp_path):
     folder = place(inputs, tmp_path / "place")
     process = start(RUN_ALL, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: list((folder / "work").glob(moment)))
     _, err = interrupt(process, sent)
-    assert err.splitlines()[-1] == "run_all.sh: interrupted; the same command goes on from here"
+    assert err.splitlines()[-1] == "run_all.sh: interrupted; run the same command again to resume"
     finish(RUN_ALL, folder, status=1)
     assert content(folder / "work", *WRITTEN) == whole_run[1]
 
@@ -456,9 +456,11 @@ def test_run_all_sh_on_a_read_only_disk(inputs, small_disk):
     (folder / "work").mkdir()
     small_disk(1 << 20, ",ro")
     done = finish(RUN_ALL, folder, status=4)
-    assert last_line(done) == f"run_all.sh: {folder}/work: no permission to write there, or a read-only disk"
+    assert last_line(done) == (f"run_all.sh: {folder}/work: no write permission, or a read-only disk; pass another "
+                               "--workdir")
     done = finish([*RUN_ALL, "--workdir=other"], folder, status=4)
-    assert last_line(done) == "run_all.sh: other: the folder cannot be made"
+    assert last_line(done) == (f"run_all.sh: {folder}/other: cannot be made (Read-only file system); pass another "
+                               "--workdir")
 
 
 def as_a_user(command) -> list:
@@ -514,7 +516,7 @@ def test_an_image_deleted_between_listing_and_reading_is_bad(tmp_path, monkeypat
 
 # ---- two runs at a time
 
-IN_USE = r"in use by pid {} on {} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d: wait for (it|that run) to end"
+IN_USE = r"in use by pid {} on {} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait until it ends"
 
 
 def in_use(process) -> str:

@@ -661,7 +661,7 @@ def models(tmp_path_factory):
         content = make(folder.name)
         (folder / "m.onnx").write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
         jobs[name] = folder.name, ATC, *(ATC_FLAGS if name not in BATCHLESS else ATC_FLAGS[:3] + ATC_FLAGS[4:])
-    return attempt(root, jobs, "onnx", "openvino", "om")
+    return attempt(root, jobs, "onnx", "openvino", "host.om")
 
 
 def check_atc(done, harmless, code):
@@ -833,7 +833,7 @@ def oms(small_om, tmp_path_factory):
                                        f"-batch_size={5 if name == 'another batch' else 1}")
         if name in NO_FILES:
             jobs[name, "infer.py"] = str(place), INFER, "x.om", "result/out", "--round=1", "--engine=host"
-    return attempt(root, jobs, "onnx", "openvino", "om", "tqdm")
+    return attempt(root, jobs, "onnx", "openvino", "host.om", "tqdm")
 
 
 def program(tool: str) -> str:
@@ -915,7 +915,7 @@ def infos(small_om, tmp_path_factory):
         if name in ("harmless", "many", *NO_FILES):
             jobs[name, "infer.py"] = (str(place), INFER, "m.om", "result/dumpOutput_bs1", "--info=x.info",
                                       "--engine=host")
-    done = attempt(root, jobs, "openvino", "om", "tqdm", patience=LONG_PATIENCE)
+    done = attempt(root, jobs, "openvino", "host.om", "tqdm", patience=LONG_PATIENCE)
     for place, name in enumerate(names):
         if name.startswith("many"):
             (root / f"cases/{place}/x.info").unlink()  # 50 MB

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import infer
-import throughput
+import summary
 from conftest import SUITE, run
 
 import pytest
 
 INFER = SUITE / "tools/infer.py"
+SUMMARY = SUITE / "tools/summary.py"
 SAMPLES = 10
 BINARY = infer.BINARY
 
@@ -114,7 +115,7 @@ def test_four_chips_run_at_the_same_time_on_equal_shares(folder):
     assert dumps(folder) == EXPECTED
     rates = record(folder)["rates"]
     assert {device: rate["images"] for device, rate in rates.items()} == {"0": 3, "1": 3, "2": 2, "3": 2}
-    table = run(sys.executable, SUITE / "tools/throughput.py", "result/out.json", "--soc_version=Ascend310",
+    table = run(sys.executable, SUMMARY, "table", "result/out.json", "--soc_version=Ascend310",
                 cwd=folder).stdout
     assert "batch 1: device 0 100, device 1 101, device 2 102, device 3 103: together 406" in table
     assert re.search(r"^ +1 +406 +- +", table, re.MULTILINE)  # four chips measured: nothing to multiply on paper
@@ -303,7 +304,7 @@ def test_the_table_of_a_sweep_marks_the_best_and_writes_csv(tmp_path):
     pure = tmp_path / "pure8.json"
     pure.write_text(json.dumps({"engine": "benchmark", "batch_size": 8, "complete": True, "made_from": {},
                                 "rates": {"0": {"interface": 210.5}}}))
-    done = run(sys.executable, SUITE / "tools/throughput.py", *names, "--soc_version=Ascend310", "--csv=t.csv",
+    done = run(sys.executable, SUMMARY, "table", *names, "--soc_version=Ascend310", "--csv=t.csv",
                "--pure", "pure8.json", cwd=tmp_path)
     rows = [line.split() for line in done.stdout.splitlines()[3:8]]
     assert [row[:3] for row in rows] == [["1", "158.623", "634.492"], ["4", "182.215", "728.86"],
@@ -317,16 +318,16 @@ def test_the_table_of_a_sweep_marks_the_best_and_writes_csv(tmp_path):
 
 def test_only_an_ascend310_has_four_chips_a_card(tmp_path):
     record_ = {"engine": "benchmark", "batch_size": 1, "rates": {"0": {"interface": 100.0}}}
-    assert throughput.rows([record_], {}, "Ascend310")[0]["per_card"] == 400
-    assert throughput.rows([record_], {}, "Ascend310P3")[0]["per_card"] is None
-    assert throughput.rows([dict(record_, engine="host")], {}, "Ascend310")[0]["per_card"] is None
+    assert summary.rows([record_], {}, "Ascend310")[0]["per_card"] == 400
+    assert summary.rows([record_], {}, "Ascend310P3")[0]["per_card"] is None
+    assert summary.rows([dict(record_, engine="host")], {}, "Ascend310")[0]["per_card"] is None
 
 
 def test_an_unfinished_or_foreign_record_is_refused(tmp_path):
     name = write_record(tmp_path, 1, 5.0, complete=False)
-    assert "did not finish" in run(sys.executable, SUITE / "tools/throughput.py", name, cwd=tmp_path, status=3).stderr
+    assert "did not finish" in run(sys.executable, SUMMARY, "table", name, cwd=tmp_path, status=3).stderr
     (tmp_path / "x.json").write_text("[]")
-    assert "not a record" in run(sys.executable, SUITE / "tools/throughput.py", "x.json", cwd=tmp_path, status=3).stderr
+    assert "not a record" in run(sys.executable, SUMMARY, "table", "x.json", cwd=tmp_path, status=3).stderr
 
 
 def test_shares_of_two_oms_are_not_added_up(tmp_path):
@@ -335,7 +336,7 @@ def test_shares_of_two_oms_are_not_added_up(tmp_path):
         name = write_record(tmp_path, 1, 5.0, made_from={"om": om})
         (tmp_path / name).rename(tmp_path / f"{share}.json")
         names.append(f"{share}.json")
-    refused = run(sys.executable, SUITE / "tools/throughput.py", *names, cwd=tmp_path, status=3)
+    refused = run(sys.executable, SUMMARY, "table", *names, cwd=tmp_path, status=3)
     assert "share1of2.json: of another om than share0of2.json" in refused.stderr
 
 

@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import options
+from common.cli import Failure
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -30,7 +33,7 @@ TITLES = [
     "work directory", "3 Conversion: ONNX to om, batch 1", "3 Conversion: ONNX to om, batch 16",
     "4 Data set: images to tensors", "4 Data set: info file", "5 Offline inference, batch 1",
     "5 Offline inference, batch 16", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
-    "7 What ran, on record",
+    "7 Summary",
 ]
 
 
@@ -205,7 +208,7 @@ def test_no_report_without_its_packages(finished):
     """Which is no failure, and told."""
     assert finished.err.splitlines()[-2:] == [
         "report.py: matplotlib: not on an NPU host: see requirements.txt",
-        "run_all.sh: no report.html, for the reason above; the figures are whole"]
+        "run_all.sh: report.html was not written (see above); the results are complete"]
     assert not (finished.work / "report.html").exists()
 
 
@@ -252,8 +255,8 @@ def test_every_step_has_its_banner(inputs, finished):
     commands = banners(finished)
     assert list(commands) == TITLES
     for batch in (1, 16):
-        assert shlex.split(commands[f"3 Conversion: ONNX to om, batch {batch}"]) == atc_call(batch, inputs.onnx)
-        assert shlex.join(benchmark_call(batch)) in [line[2:] for line in finished.err.splitlines()]
+        for command in (atc_call(batch, inputs.onnx), benchmark_call(batch)):
+            assert shlex.join(command) in [line[2:] for line in finished.err.splitlines()]
         assert {"--reference=published", "--max-drop=1.0"} < {*shlex.split(commands[f"6 Accuracy, batch {batch}"])}
 
 
@@ -358,7 +361,7 @@ def test_npu_smi_that_fails_is_told_before_anything_is_made(inputs, run, tmp_pat
     done = run(FAKE_CANN_NPU_SMI="none")
     assert (done.status, done.calls) == (4, [])
     assert "npu-smi info failed (exit status 1): dcmi module initialize failed" in done.err
-    assert done.err.splitlines()[-1].startswith("run_all.sh: no chip to run on; name it: --soc_version")
+    assert done.err.splitlines()[-1].endswith("; pass --soc_version and --device_ids")
     assert not (tmp_path / "work").exists()
     named = run("--batch_sizes=1", "--soc_version=Ascend310", "--device_ids=2", FAKE_CANN_NPU_SMI="none")
     assert named.status == 0, named.err
@@ -417,8 +420,8 @@ def test_cann_without_atc(run, tmp_path):
     assert (done.status, done.out) == (4, "")
     assert done.err.splitlines() == [
         f"env.sh: CANN from {cann}/set_env.sh, but that puts no atc on PATH",
-        "run_all.sh: atc: not found, though CANN is: install its toolkit, or name another with ASCEND_INSTALL_PATH "
-        "(README 2)"]
+        "run_all.sh: atc: not found, although CANN is installed; install its toolkit, or set ASCEND_INSTALL_PATH to "
+        "another (README section 2)"]
     assert not (tmp_path / "work").exists()
 
 
@@ -467,7 +470,7 @@ def test_ais_bench_fails(fault, told, inputs, finished, run, no_binary, tmp_path
 def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
     done = run("--aipp", "--batch_sizes=1")
     assert done.status == 0, done.err
-    assert done.calls == [[*atc_call(1, inputs.onnx), f"--insert_op_conf={inputs.suite}/tools/xception_aipp.cfg"],
+    assert done.calls == [[*atc_call(1, inputs.onnx), f"--insert_op_conf={SUITE}/tools/xception_aipp.cfg"],
                           benchmark_call(1)]
     assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {268_203}
     back = run("--batch_sizes=1")
@@ -498,7 +501,7 @@ def test_a_quick_look_has_a_folder_of_its_own(inputs, finished, run, work):
     assert done.status in (0, 1)
     assert done.calls == [benchmark_call(1), benchmark_call(16)]
     assert done.folders == {str(work / "sample5_seed7")}
-    assert "A quick look at some of the images: --sample=5 --seed=7" in tables(done)
+    assert "Some of the images only: --sample=5 --seed=7" in tables(done)
     assert re.search(r"^top-1 .* / 5\) ", tables(done), re.MULTILINE)
     names = {path.stem for path in (work / "sample5_seed7/prep_dataset").glob("*.bin")}
     assert len(names) == 5
@@ -540,12 +543,13 @@ def test_check_tells_what_is_there_and_starts_nothing(inputs, run, tmp_path):
     assert done.calls == []  # neither atc nor benchmark
     told = done.out.splitlines()
     assert [line.partition(":")[0] for line in told] == [
-        "✓ tools", "✓ python", "✓ weights", "✓ data set", "✓ folder", "✓ disk", "✓ CANN", "✓ chips", "✓ CPU"]
+        "✓ tools", "✓ python", "✓ weights", "✓ data set", "✓ paths", "✓ work directory", "✓ disk", "✓ CANN",
+        "✓ chips", "✓ CPU"]
     assert told[0] == f"✓ tools: CANN is on PATH already ({FAKES}/atc)"
     assert told[3] == f"✓ data set: {IMAGES} images, each with its label"
-    assert re.match(r"✓ disk: 0\.3 GB needed in work, [0-9.]+ GB free$", told[5])
-    assert told[6] == "✓ CANN: version not told, benchmark"
-    assert told[7].startswith("✓ chips: device 0: Ascend310, health OK")
+    assert re.match(r"✓ disk: 0\.3 GB needed in .*/work, [0-9.]+ GB free$", told[6])
+    assert told[7] == "✓ CANN: unknown version, benchmark"
+    assert told[8].startswith("✓ chips: device 0: Ascend310, health OK")
     assert not (tmp_path / "work").exists()
 
 
@@ -556,10 +560,10 @@ def test_check_names_all_that_is_missing_at_once(inputs, run, tmp_path):
     done = run("--check", "--weights", "no.pth", "--datasets_path", "no", tools=tools)
     assert done.status == 3
     assert [line.partition(":")[0] for line in done.out.splitlines()] == [
-        "✗ inputs", "✗ tools", "✓ python", "✗ weights", "✗ data set", "✓ folder", "✗ disk", "✗ CANN", "✓ chips",
-        "✓ CPU"]
-    assert "no inference tool for the chip (README 5)" in done.out
-    assert "npu-smi not found: taken for Ascend310, device 0" in done.out
+        "✗ tools", "✓ python", "✗ weights", "✗ data set", "✓ paths", "✓ work directory", "✗ disk", "✗ CANN",
+        "✓ chips", "✓ CPU"]
+    assert f"✗ tools: {BENCHMARK} or ais_bench: not found" in done.out
+    assert "npu-smi not found; the run assumes Ascend310, device 0" in done.out
 
 
 def test_an_engine_that_is_not_there_is_told_at_once(run, tmp_path):
@@ -746,7 +750,7 @@ def test_benchmark_missing(inputs, run, tmp_path):
     (tools / "atc").symlink_to(FAKES / "atc")
     done = run(tools=tools)
     assert (done.status, done.out, done.calls) == (4, "", [])
-    assert done.err.splitlines()[-2].startswith(f"infer.py: {BENCHMARK} or ais_bench: not found; ")
+    assert done.err.splitlines()[-1].startswith(f"run_all.sh: {BENCHMARK} or ais_bench: not found; ")
     assert not (tmp_path / "work").exists()
 
     suite = make_suite(tmp_path / "suite")  # the remedy that the message names
@@ -768,51 +772,106 @@ def test_work_directory_with_blanks(finished, run, tmp_path):
     assert there.stdout == f"{work}\n"
 
 
-def test_weights_in_a_folder_with_blanks(run, tmp_path):
-    folder = tmp_path / "my work"
+@pytest.mark.parametrize("name", ["my work", "c++", "a(1)", "x@y"])
+def test_paths_that_atc_refuses_are_refused_before_anything_runs(name, run, tmp_path):
+    folder = tmp_path / name
     folder.mkdir()
     model = make_onnx(folder / "own.onnx")
-    done = run("--weights", model, "--workdir", folder / "work")
-    assert failed_step(done) == "3 Conversion: ONNX to om, batch 1"
-    assert (done.status, done.calls) == (255, [atc_call(1, model)])
-    assert f"E10001: Value [{model}] for parameter [--model] is invalid." in done.out
+    for more, exit_status in (((), 2), (("--check",), 3)):
+        done = run("--weights", model, "--workdir", tmp_path / "work", *more)
+        assert (done.status, done.calls) == (exit_status, [])
+        message = f": {model}: atc takes only letters, digits and . _ - / in a path; move the file"
+        assert (f"✗ paths{message}" in done.out.splitlines()) if more else done.err.endswith(f"run_all.sh{message}\n")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_checkpoint_is_not_exported_into_a_path_that_atc_refuses(inputs, run, tmp_path):
+    checkpoint = tmp_path / "w.pth"
+    checkpoint.write_bytes(b"PK")
+    done = run("--weights", checkpoint, "--workdir", tmp_path / "my work")
+    assert (done.status, done.calls) == (2, [])
+    assert done.err.splitlines()[-1] == (f"run_all.sh: {tmp_path}/my work/xception.onnx: atc takes only letters, "
+                                         "digits and . _ - / in a path; pass another --workdir")
+    assert not (tmp_path / "my work").exists()
+
+
+def test_a_checkout_that_atc_refuses_is_refused_with_aipp(monkeypatch):
+    """Whose config is in the checkout."""
+    monkeypatch.setattr(options, "ROOT", Path("/home/me/my suite"))
+    args = SimpleNamespace(weights="/w/x.onnx", workdir="/w/work", aipp="yes")
+    with pytest.raises(Failure, match="^/home/me/my suite: atc takes only .*; move this checkout$"):
+        options.check_paths(args)
+    args.aipp = ""
+    options.check_paths(args)
 
 
 def test_work_directory_with_a_plus_sign(run, tmp_path):
+    """The om would be compiled, and then fail to load."""
     done = run("--workdir", tmp_path / "c++")
-    assert failed_step(done) == "5 Offline inference, batch 1"
-    assert "[ERROR] Inference init failed." in done.out
+    assert (done.status, done.calls) == (2, [])
+    assert done.err.splitlines()[-1].startswith(f"run_all.sh: {tmp_path}/c++: an om does not load from a path with +")
+
+
+def test_bf16_is_refused_with_cann_before_anything_runs(run, tmp_path):
+    done = run("--precision=bf16")
+    assert (done.status, done.calls) == (2, [])
+    assert done.err.splitlines()[-1].startswith("run_all.sh: --precision bf16 is a preview of the CPU stand-ins")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(("option", "recorded"), [
+    ((), "atc's default, force_fp16"), (("--precision=f32",), "f32 (must_keep_origin_dtype)"),
+    (("--precision=fp16",), "fp16 (force_fp16)")])
+def test_the_record_has_the_precision_that_atc_was_asked_for(option, recorded, run, work):
+    done = run("--batch_sizes=1", *option)
+    assert done.status == 0, done.err
+    assert json.loads((work / "run.json").read_text())["om"]["1"]["precision"] == recorded
 
 
 # ---- usage
 
 @pytest.mark.parametrize("arguments, status, message", [
-    (["--bogus", "1"], 2, "--bogus: unknown option"),
-    (["--bogus=1"], 2, "--bogus: unknown option"),
-    (["--bogus"], 2, "--bogus: unknown"),
-    (["xception.onnx"], 2, "xception.onnx: unknown"),
-    (["--weights"], 2, "--weights: unknown, or without its value"),
-    (["--weights="], 2, "--weights: unknown, or without its value"),
-    (["--datasets_path", ""], 2, "--datasets_path: unknown, or without its value"),
+    (["--bogus", "1"], 2, "unrecognized arguments: --bogus 1 (see --help)"),
+    (["--bogus=1"], 2, "unrecognized arguments: --bogus=1"),
+    (["xception.onnx"], 2, "unrecognized arguments: xception.onnx"),
+    (["--weights"], 2, "argument --weights: expected one argument"),
+    (["--weights="], 2, "argument --weights: '' is not a name"),
+    (["--datasets_path", ""], 2, "argument --datasets_path: '' is not a name"),
     (["--weights", "{onnx}"], 2, "--weights needs --datasets_path"),
     (["--datasets_path", "{data}"], 2, "--datasets_path needs --weights"),
     (["--weights", "no.onnx", "--datasets_path", "{data}"], 3, "no.onnx: no such file"),
     (["--weights", "{data}", "--datasets_path", "{data}"], 3, "{data}: no such file"),
-    (["--weights", "{onnx}", "--datasets_path", "{data}/imagenet/val"], 3, "{data}/imagenet/val: neither imagenet/val"),
-    (["--weights", "{onnx}", "--datasets_path", "no"], 3, "no: neither imagenet/val"),
-    (["--limit", "x"], 2, "--limit=x: neither --limit N nor --sample N"),
-    (["--limit", "5", "--sample", "5"], 2, "--limit=5 --sample=5: neither"), (["--seed", "1"], 2, "--seed=1: neither"),
-    (["--weights", "{onnx}", "--datasets_path", "{data}", "--labels", "no"], 3, "no: no such file; --labels"),
-    (["--on-error", "ignore"], 2, "--on-error ignore: neither fail nor skip"),
-    *((["--batch_sizes", text], 2, f"--batch_sizes {text}: not a list") for text in
-      ("0", "1,,16", "1,", "1 16", "-1", "x", "016")),
+    (["--weights", "{onnx}", "--datasets_path", "{data}/imagenet/val"], 3,
+     "{data}/imagenet/val: contains neither imagenet/val"),
+    (["--weights", "{onnx}", "--datasets_path", "no"], 3, "no: contains neither imagenet/val"),
+    (["--limit", "x"], 2, "argument --limit: 'x' is not a number above 0"),
+    (["--limit", "1" * 300], 2, "argument --limit: '111"),
+    (["--limit", "5", "--sample", "5"], 2, "argument --sample: not allowed with argument --limit"),
+    (["--seed", "1"], 2, "--seed needs --sample"),
+    (["--weights", "{onnx}", "--datasets_path", "{data}", "--labels", "no"], 3, "no: no such file; correct --labels"),
+    (["--weights", "{onnx}", "--datasets_path", "{data}", "--synsets", "/no"], 3,
+     "/no: no such file; correct --synsets"),
+    (["--weights", "{onnx}", "--datasets_path", "{data}", "--reference=measure"], 2,
+     "--reference measure needs a checkpoint"),
+    (["--on-error", "ignore"], 2, "argument --on-error: invalid choice: 'ignore'"),
+    (["--engine=nonsense"], 2, "argument --engine: invalid choice: 'nonsense'"),
+    (["--interpolation=cubic"], 2, "argument --interpolation: invalid choice: 'cubic'"),
+    (["--precision=int8"], 2, "argument --precision: invalid choice: 'int8'"),
+    (["--resize=200"], 2, "argument --resize: '200' is not 299 or more"),
+    (["--device_ids=0,x"], 2, "argument --device_ids: '0,x' is not a list such as 0,1"),
+    (["--reference=good"], 2, "argument --reference: 'good' is not TOP1,TOP5, published or measure"),
+    (["--study", "--sweep"], 2, "--study runs in one process, without --sweep and --score"),
+    (["--study", "--score"], 2, "--study runs in one process"),
+    (["--score", "--limit=1"], 2, "--limit is for one process"),
+    *((["--batch_sizes", text], 2, f"argument --batch_sizes: {text!r} is not a list") for text in
+      ("0", "1,,16", "1,", "1 16", "x", "016")),
 ])
 def test_usage_errors(inputs, tmp_path, arguments, status, message):
     arguments = [word.format(onnx=inputs.onnx, data=inputs.data) for word in arguments]
     done = run_all(inputs, tmp_path, "--workdir", "new", *arguments)
     assert (done.status, done.out, done.calls) == (status, "", [])
-    assert len(done.err.splitlines()) == 1
-    assert done.err.startswith("run_all.sh: " + message.format(data=inputs.data))
+    assert done.err.splitlines()[-1].startswith("run_all.sh: " + message.format(data=inputs.data))
+    assert len([line for line in done.err.splitlines() if not line.startswith("env.sh: ")]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calls.jsonl"]
 
 
@@ -822,7 +881,7 @@ def test_labels_missing_from_the_data_set(inputs, tmp_path):
         change(data / "val_label.txt")
         done = run_all(inputs, tmp_path, "--weights", inputs.onnx, "--datasets_path=data")
         assert (done.status, done.out, done.calls) == (3, "", [])
-        assert done.err.startswith("run_all.sh: data: neither imagenet/val with imagenet/val_label.txt in it, nor val ")
+        assert done.err.splitlines()[-1].startswith("run_all.sh: data: contains neither imagenet/val")
         assert not (tmp_path / "work").exists()
 
 
@@ -830,11 +889,11 @@ def test_labels_missing_from_the_data_set(inputs, tmp_path):
 def test_help(inputs, tmp_path, option):
     done = run_all(inputs, tmp_path, option)
     assert (done.status, done.err) == (0, "")
-    assert "\nUsage:    bash run_all.sh [--weights F --datasets_path D]" in done.out
-    for word in ("--weights F", "--datasets_path D", "--batch_sizes LIST", "--workdir DIR", "--resize N",
-                 "--soc_version CHIP"):
+    assert done.out.startswith("usage: bash run_all.sh [--weights FILE --datasets_path DIR] [OPTION...]")
+    for word in ("--weights FILE", "--datasets_path DIR", "--batch_sizes LIST", "--workdir DIR", "--resize N",
+                 "--soc_version CHIP", "--debug", "--quiet", "--version"):
         assert re.search(rf"^  {word} ", done.out, re.MULTILINE)
-    assert "#" not in done.out and "set -" not in done.out
+    assert "--study" not in done.out and "--score" not in done.out  # they are in docs/
     assert not (tmp_path / "work").exists()
 
 
@@ -843,4 +902,4 @@ def test_onnx_of_demo_weights_is_refused_at_once(run, tmp_path):
     model = make_onnx(tmp_path / "demo.onnx", note="demo weights: fitted to a few photos")
     done = run("--weights", model)
     assert (done.status, done.calls) == (2, [])
-    assert done.err.splitlines()[-1].startswith(f"run_all.sh: {model} holds demo weights: ")
+    assert done.err.splitlines()[-1].startswith(f"run_all.sh: {model}: holds demo weights; ")

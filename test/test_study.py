@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-SCRIPT = SUITE / "tools/study.py"
+REPORT = SUITE / "tools/study.py", "report", "study"
 IMAGES = 2000
 DEVICES = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}
 
@@ -56,7 +56,7 @@ LOST = {(342, "bilinear", "f32"): (30, 20), (333, "bilinear", "fp16"): (3, 1), (
 
 def test_each_cause_is_told_with_its_interval(tmp_path):
     _, base = make_study(tmp_path / "study", LOST)
-    out = run(sys.executable, SCRIPT, "study", f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
+    out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
     rows = [re.findall(r"[\d.]+|\([+-][\d.]+\)|bilinear|bicubic", line) for line in out.splitlines()[2:6]]
     assert [row[:2] for row in rows] == [["333", "bilinear"], ["333", "bicubic"], ["342", "bilinear"],
                                          ["342", "bicubic"]]
@@ -80,14 +80,14 @@ def test_each_cause_is_told_with_its_interval(tmp_path):
 
 def test_enough_images_are_not_doubted(tmp_path):
     make_study(tmp_path / "study", {}, images=50_000)
-    out = run(sys.executable, SCRIPT, "study", f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
+    out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
     assert "together explain" in out
     assert "too few" not in out
 
 
 def test_the_demo_cannot_tell(tmp_path):
     make_study(tmp_path / "study", LOST)
-    out = run(sys.executable, SCRIPT, "study", f"--onnx={onnx_of(tmp_path, 'demo weights')}", cwd=tmp_path).stdout
+    out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, 'demo weights')}", cwd=tmp_path).stdout
     assert "2000 photos and demo weights cannot tell where the published drop of 0.542 points comes from" in out
     assert "together explain" not in out
 
@@ -96,14 +96,14 @@ def test_the_demo_cannot_tell(tmp_path):
 def test_of_other_weights_nothing_published_is_explained(weights, tmp_path):
     make_study(tmp_path / "study", LOST)
     words = [f"--onnx={onnx_of(tmp_path, weights)}"] if weights else []
-    out = run(sys.executable, SCRIPT, "study", *words, cwd=tmp_path).stdout
+    out = run(sys.executable, *REPORT, *words, cwd=tmp_path).stdout
     assert "Nothing is said of the published drop of 0.542 points" in out
     assert "together explain" not in out
 
 
 def test_a_precision_that_the_cpu_does_not_have_is_told(tmp_path):
     make_study(tmp_path / "study", LOST, bf16="f32")
-    out = run(sys.executable, SCRIPT, "study", cwd=tmp_path).stdout
+    out = run(sys.executable, *REPORT, cwd=tmp_path).stdout
     assert "this CPU does not compute in bf16: that column is f32's" in out
     with open(tmp_path / "study/study.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -112,7 +112,7 @@ def test_a_precision_that_the_cpu_does_not_have_is_told(tmp_path):
 
 def test_the_csv(tmp_path):
     _, base = make_study(tmp_path / "study", LOST)
-    run(sys.executable, SCRIPT, "study", cwd=tmp_path)
+    run(sys.executable, *REPORT, cwd=tmp_path)
     with open(tmp_path / "study/study.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
@@ -134,42 +134,36 @@ def test_the_csv(tmp_path):
 def test_what_does_not_belong_together_is_refused(damage, told, tmp_path):
     make_study(tmp_path / "study", LOST)
     damage(tmp_path / "study")
-    assert run(sys.executable, SCRIPT, "study", cwd=tmp_path, status=3).stderr == f"study.py: {told}\n"
+    assert run(sys.executable, *REPORT, cwd=tmp_path, status=3).stderr == f"study.py: {told}\n"
     assert not (tmp_path / "study/study.csv").exists()
 
 
 # ---- run_all.sh --study
 
 def test_the_study_of_a_sample_of_the_demo(tmp_path, work):
-    """Twelve runs on eight photos; each recipe's tensors are made once, each precision's om once; again: nothing is."""
+    """Eight runs on eight photos; each recipe's tensors are made once, each precision's om once; again: nothing is."""
     labels = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines()
     command = ("bash", SUITE / "run_all.sh", "--study", f"--weights={work}/xception.onnx",
                f"--datasets_path={SUITE}/test/data", "--workdir", tmp_path / "work", "--sample=8", "--batch_sizes=4")
     done = run(*command, cwd=tmp_path)
     titles = re.findall(r"^== (.*)$", done.stderr, re.MULTILINE)
     assert sum("images to tensors" in title for title in titles) == 4
-    assert sum("ONNX to om" in title for title in titles) == 3
-    assert sum("Offline inference" in title for title in titles) == 12
-    assert done.stdout.count("8 dumps in result/dump_") == 12
+    assert sum("ONNX to om" in title for title in titles) == 2
+    assert sum("Offline inference" in title for title in titles) == 8
+    assert done.stdout.count("8 dumps in result/dump_") == 8
     study = tmp_path / "work/sample8/study"
     for recipe in ("333_bilinear", "333_bicubic", "342_bilinear", "342_bicubic"):
         manifest = json.loads((study / recipe / "prep_dataset/manifest.json").read_text())["recipe"]
         assert f"{manifest['resize']}_{manifest['interpolation']}" == recipe
-        for precision, name in DEVICES.items():
+        for precision, name in (("f32", "f32"), ("fp16", "fp16, emulated")):
             device = json.loads((study / recipe / f"result/dump_{precision}.json").read_text())["device"]
-            assert f", {name}, " in device or precision == "bf16"
+            assert f", {name}, " in device
     assert "top-1, % (points from 333 bilinear in f32)" in done.stdout
     assert "photos and demo weights cannot tell" in done.stdout or "Nothing is said of the published" in done.stdout
     assert len(labels) == 45
     dumps = {path: path.stat().st_mtime_ns for path in study.rglob("*_1.txt")}
-    assert len(dumps) == 12 * 8
+    assert len(dumps) == 8 * 8
     again = run(*command, cwd=tmp_path)
-    assert again.stdout.count("(0 made, 8 kept)") == 4 + 12
+    assert again.stdout.count("(0 made, 8 kept)") == 4 + 8
     assert dumps == {path: path.stat().st_mtime_ns for path in study.rglob("*_1.txt")}
     assert again.stdout[again.stdout.index("top-1, %"):] == done.stdout[done.stdout.index("top-1, %"):]
-
-
-@pytest.mark.parametrize("words", [("--study", "--sweep"), ("--study", "--score")])
-def test_a_study_is_for_one_process(words, tmp_path):
-    done = run("bash", SUITE / "run_all.sh", *words, cwd=tmp_path, status=2)
-    assert done.stderr == "run_all.sh: --study: for one process, and without --sweep\n"

@@ -143,7 +143,8 @@ def test_shares_follow_from_the_names_alone(place):
     """One after the other, by Slurm's variables: which share an image is in is its name's CRC-32 modulo 3."""
     names = sorted(path.stem for path in (place / "D/val").iterdir())
     for rank in range(3):
-        done = run(place, SLURM_PROCID=str(rank), SLURM_NTASKS="3", SLURM_LOCALID=str(rank))
+        done = run(place, SLURM_PROCID=str(rank), SLURM_NTASKS="3", SLURM_LOCALID=str(rank),
+                   SLURM_STEP_ID="0")
         assert done.returncode == 0, done.stderr
         bins = sorted(path.stem for path in (place / f"work/share{rank}of3/prep_dataset").glob("*.bin"))
         assert bins == [name for name in names if zlib.crc32(name.encode()) % 3 == rank]
@@ -154,7 +155,7 @@ def test_shares_follow_from_the_names_alone(place):
 
 
 def test_a_missing_or_unfinished_share_is_refused(place):
-    assert "no share of the images there" in run(place, "--score").stderr
+    assert "contains no share" in run(place, "--score").stderr
     ranks = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
     assert run(place, **ranks, OMPI_COMM_WORLD_RANK="0").returncode == 0
     refused = run(place, "--score")

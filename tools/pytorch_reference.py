@@ -2,6 +2,7 @@
 """Measure plain PyTorch's accuracy on a labelled folder: what a converted model is held against.
 
 Usage:    python3 tools/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
+                  [--interpolation bilinear|bicubic] [--of BINS...]
 Example:  python3 tools/pytorch_reference.py demo.pth.tar test/data/imagenet/val test/data/imagenet/val_label.txt
           93.75,100.0
 
@@ -20,14 +21,15 @@ BATCH = 4  # images at a time: fastest on few cores
 LEAST_TOP5 = 10.0  # percent; chance gives 0.5 on 1000 classes
 
 
-def predict(network, paths: list, short_side: int):
+def predict(network, paths: list, short_side: int, interpolation: str):
     """The likeliest classes of each image, int64 (images, up to 5)."""
     import torch
     from PIL import Image
     from torchvision import transforms
 
     transform = transforms.Compose([
-        transforms.Resize(short_side), transforms.CenterCrop(299), transforms.ToTensor(),
+        transforms.Resize(short_side, interpolation=transforms.InterpolationMode(interpolation)),
+        transforms.CenterCrop(299), transforms.ToTensor(),
         transforms.Normalize([0.5] * 3, [0.5] * 3),
     ])
     found = []
@@ -45,6 +47,10 @@ def main() -> int:
     parser.add_argument("images", metavar="IMAGES", type=Path)
     parser.add_argument("labels", metavar="val_label.txt", type=Path)
     parser.add_argument("--resize", type=int, default=333, help="short side before the crop (default: %(default)s)")
+    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
+                        help="default: %(default)s")
+    parser.add_argument("--of", metavar="BINS", type=Path, nargs="+", help="only images that have a .bin in "
+                        "these folders, as img_preprocess.py may have left out unreadable ones")
     args = parser.parse_args()
 
     from img_preprocess import find_images
@@ -55,13 +61,16 @@ def main() -> int:
     network = build_network(args.checkpoint, load_checkpoint(args.checkpoint)[0])
     network = network.to(memory_format=torch.channels_last)
     rows = [line.split() for line in args.labels.read_text().splitlines()]
+    if args.of:
+        taken = {path.stem for folder in args.of for path in folder.glob("*.bin")}
+        rows = [row for row in rows if row[0].split(".")[0] in taken]
     expected = torch.tensor([int(label) for _, label in rows])
     places = find_images(args.images)[0]
     gone = [name for name, _ in rows if name.split(".")[0] not in places]
     if gone:
         raise Failure(f"{args.images}: no image {gone[0]}, which {args.labels} has")
     paths = [places[name.split(".")[0]][0] for name, _ in rows]
-    hits = predict(network, paths, args.resize) == expected[:, None]
+    hits = predict(network, paths, args.resize, args.interpolation) == expected[:, None]
     top1, top5 = (100 * hits[:, :k].any(1).double().mean().item() for k in (1, 5))
     if top5 < LEAST_TOP5:
         raise Failure(f"{args.checkpoint}: plain PyTorch has top-5 {top5:.2f} % on these images: weights and "

@@ -41,7 +41,7 @@ from types import SimpleNamespace
 
 from _root import ROOT
 
-import throughput
+import summary
 from common.cli import Failure, parser_of, positive, printable, progress, run, say
 from common.files import as_written, lines, read, read_json, size_of
 from common.files import write as write_file
@@ -108,14 +108,14 @@ def load_run(folder: Path, batch: str = "") -> SimpleNamespace:
 
 
 def rates_of(run_: SimpleNamespace) -> list:
-    """throughput.rows() of the run, each with `stages`, {stage: ms an image, the mean of its devices}, added."""
+    """summary.rows() of the run, each with `stages`, {stage: ms an image, the mean of its devices}, added."""
     merged, pure = [], {}
     for batch, records in run_.record["inference"].items():
-        merged += throughput.merge(records, [f"share{i}" for i in range(len(records))])
+        merged += summary.merge(records, [f"share{i}" for i in range(len(records))])
         path = run_.folder / f"result/pure_bs{int(batch)}.json"
         if path.exists():
-            pure[int(batch)] = throughput.read_record(path)
-    rows = throughput.rows(merged, pure, run_.record["soc_version"])
+            pure[int(batch)] = summary.read_record(path)
+    rows = summary.rows(merged, pure, run_.record["soc_version"])
     for row in rows:
         records = run_.record["inference"][str(row["batch_size"])]
         told = [rate.get("stages", {}) for record in records for rate in record["rates"].values()]
@@ -433,7 +433,7 @@ def what_ran(run_: SimpleNamespace) -> dict:
     """{what: value as text} of a run, for the verdict and for what differs between two."""
     record, recipe = run_.record, run_.record["recipe"]
     return {
-        "Device": throughput.device_line([item for items in record["inference"].values() for item in items],
+        "Device": summary.device_line([item for items in record["inference"].values() for item in items],
                                          record["soc_version"]),
         "Precision": str(record["om"][run_.batch]["precision"]),
         "Weights": f"{record['weights']['file']} (sha256 {record['weights']['sha256'][:16]})",

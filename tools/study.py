@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Say which part of a drop in accuracy the recipe explains and which the precision, of what run_all.sh --study ran.
+"""Separate what the recipe does to the accuracy from what the precision does, on the CPU.
 
-Usage:    python3 tools/study.py STUDY_DIR [--onnx FILE]
-Example:  python3 tools/study.py work/study --onnx work/xception.onnx
+Usage:    python3 tools/study.py run --onnx FILE --images DIR --labels FILE [--batch_size 1] [--precisions f32,fp16]
+                  [--synsets MAP] [--aipp] [--on-error fail|skip] [--limit N | --sample N [--seed S]]
+          python3 tools/study.py report STUDY_DIR [--onnx FILE]
+Example:  python3 tools/study.py report work/study --onnx work/xception.onnx
           top-1, % (points from 333 bilinear in f32)
           short side                   f32              fp16              bf16
           333 bilinear    88.889            88.889 (+0.000)   88.889 (+0.000)
@@ -11,9 +13,13 @@ Example:  python3 tools/study.py work/study --onnx work/xception.onnx
           342 bilinear instead of 333 bilinear, in f32: +4.444 points (-3.996 to +12.506), p = 0.5 (McNemar)
           ...
 
-STUDY_DIR has a folder RESIZE_INTERPOLATION for each recipe, with details_f32.csv, details_fp16.csv and
-details_bf16.csv of imagenet_acc_eval.py, and infer.py's records result/dump_f32.json and so on, which tell what the CPU
-computed in. All are of the same images; so differences are counted image by image, and their intervals are narrow.
+run: for run_all.sh --study, in its work directory, with the stand-ins of host/ on PATH. Short side 333 and 342,
+bilinear and bicubic, each in float32 and fp16; bf16 too if asked for. It prints each command, and the report at the
+end. Run it again to resume.
+
+report: STUDY_DIR has a folder RESIZE_INTERPOLATION for each recipe, with details_f32.csv and so on of
+imagenet_acc_eval.py, and infer.py's records result/dump_f32.json and so on, which name what the CPU computed in. All
+are of the same images, so differences are counted image by image, and their intervals are narrow.
 
 STUDY_DIR/study.csv: a header line, then a line for each recipe and precision: resize, interpolation, precision,
 images, top1 to top5 (percent), difference (of top-1, in points), low, high (its 95 % interval), p (McNemar).
@@ -22,13 +28,18 @@ published drop: it is theirs.
 """
 import csv
 import io
+import os
+import shlex
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
-import _root
+from _root import ROOT
 
-from common.cli import Failure, parser_of, run
+from common import cli
+from common.cli import Failure, parser_of, positive, run, say
 from common.files import read, read_json, write
+from common.jobs import end_with_parent
 from report import paired_rows, read_details
 from xception_pth2onnx import ONNX_LIMIT, PUBLISHED_MD5
 
@@ -36,6 +47,9 @@ import numpy as np
 
 RECIPES = [(resize, interpolation) for resize in (333, 342) for interpolation in ("bilinear", "bicubic")]
 PRECISIONS = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}  # as the host engine names them
+REQUIRED = ["f32", "fp16"]  # bf16 is a preview of the stand-ins, and tells nothing about a chip
+BASE = (333, "bilinear", "f32")
+COMMANDS = Path("commands.txt").absolute()  # run_all.sh's record
 PUBLISHED_DROP = 0.542  # points of top-1, 78.892 to 78.35 (README 6.2)
 
 
@@ -65,18 +79,24 @@ def difference(a: SimpleNamespace, b: SimpleNamespace) -> dict:
     return paired_rows(a, b)[0]
 
 
-def told(row: dict) -> str:
+def described(row: dict) -> str:
+    """Return a difference with its interval and p."""
     return (f"{row['difference']:+.3f} points ({row['low']:+.3f} to {row['high']:+.3f}), p = {row['p']:.2g} (McNemar)")
 
 
+def precisions_of(runs: dict) -> list:
+    """Return the precisions of `runs`, in order."""
+    return [precision for precision in PRECISIONS if (*RECIPES[0], precision) in runs]
+
+
 def print_table(runs: dict):
-    """Top-1 of each recipe and precision."""
-    base = runs[333, "bilinear", "f32"]
+    """Print top-1 of each recipe and precision."""
+    base, precisions = runs[BASE], precisions_of(runs)
     print("top-1, % (points from 333 bilinear in f32)")
-    print(f"{'short side':<14}" + "".join(f"{precision:>18}" for precision in PRECISIONS))
+    print(f"{'short side':<14}" + "".join(f"{precision:>18}" for precision in precisions))
     for recipe in RECIPES:
         cells = []
-        for precision in PRECISIONS:
+        for precision in precisions:
             one = runs[(*recipe, precision)]
             percent = 100 * float(np.mean(one.ranks == 1))
             points = "" if one is base else f" ({difference(base, one)['difference']:+.3f})"
@@ -91,18 +111,18 @@ def weights_of(onnx) -> str:
 
 
 def explain(runs: dict, weights: str):
-    """What recipe and precision do alone and together, and what of the published drop that explains."""
-    base = runs[333, "bilinear", "f32"]
+    """Print what recipe and precision change alone and together, and how much of the published drop that explains."""
+    base = runs[BASE]
     total = len(base.images)
-    recipe, fp16, both, bf16, bicubic = (difference(base, runs[key]) for key in (
-        (342, "bilinear", "f32"), (333, "bilinear", "fp16"), (342, "bilinear", "fp16"), (333, "bilinear", "bf16"),
-        (333, "bicubic", "f32")))
-    print(f"342 bilinear instead of 333 bilinear, in f32: {told(recipe)}")
-    print(f"333 bicubic instead of 333 bilinear, in f32: {told(bicubic)}")
-    print(f"fp16 instead of f32, 333 bilinear: {told(fp16)}")
-    print(f"bf16 instead of f32, 333 bilinear: {told(bf16)}")
-    print(f"342 bilinear and fp16, as the ModelZoo port: {told(both)}")
-    for precision in PRECISIONS:
+    recipe, fp16, both, bicubic = (difference(base, runs[key]) for key in (
+        (342, "bilinear", "f32"), (333, "bilinear", "fp16"), (342, "bilinear", "fp16"), (333, "bicubic", "f32")))
+    print(f"342 bilinear instead of 333 bilinear, in f32: {described(recipe)}")
+    print(f"333 bicubic instead of 333 bilinear, in f32: {described(bicubic)}")
+    print(f"fp16 instead of f32, 333 bilinear: {described(fp16)}")
+    if "bf16" in precisions_of(runs):
+        print(f"bf16 instead of f32, 333 bilinear: {described(difference(base, runs[333, 'bilinear', 'bf16']))}")
+    print(f"342 bilinear and fp16, as the ModelZoo port: {described(both)}")
+    for precision in precisions_of(runs):
         if not runs[333, "bilinear", precision].real:
             print(f"this CPU does not compute in {precision}: that column is f32's")
     if weights == "other":
@@ -124,7 +144,7 @@ def explain(runs: dict, weights: str):
 
 def table_text(runs: dict) -> str:
     """study.csv."""
-    base, text = runs[333, "bilinear", "f32"], io.StringIO()
+    base, text = runs[BASE], io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["resize", "interpolation", "precision", "images", "top1", "top2", "top3", "top4", "top5",
                      "difference", "low", "high", "p"])
@@ -137,20 +157,105 @@ def table_text(runs: dict) -> str:
     return text.getvalue()
 
 
-def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument("study", metavar="STUDY_DIR", type=Path)
-    parser.add_argument("--onnx", metavar="FILE", type=Path, help="the network that was run")
-    args = parser.parse_args()
+def step(title: str, *command):
+    """Run one command of the study: print it as run_all.sh does, record it, end with its status if it fails."""
+    line = " ".join(shlex.quote(str(word)) for word in command)
+    if not cli.quiet:
+        say("")
+        say(f"== {title}")
+        say(f"$ {line}")
+    with open(COMMANDS, "a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f"{line}\n")
+    status = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, check=False,
+                            preexec_fn=end_with_parent).returncode  # noqa: PLW1509 (this process has no threads)
+    if status:
+        raise Failure(f"step \"{title}\" failed with exit status {status}", status if status > 0 else 128 - status)
 
-    runs = {(*recipe, precision): load(args.study / f"{recipe[0]}_{recipe[1]}", precision)
-            for recipe in RECIPES for precision in PRECISIONS}
+
+def run_recipe(args, resize: int, interpolation: str, stems: dict):
+    """Preprocess the images by one recipe, and run and score each om of `stems`, {precision: stem}, in its folder."""
+    subset = [f"--{name}={getattr(args, name)}" for name in ("limit", "sample", "seed") if getattr(args, name)]
+    step("4 Data set: images to tensors", "python3", ROOT / "img_preprocess.py", args.images, "./prep_dataset",
+         f"--resize={resize}", f"--interpolation={interpolation}", *["--aipp"] * args.aipp,
+         f"--on-error={args.on_error}", *subset)
+    step("4 Data set: info file", "python3", ROOT / "gen_dataset_info.py", "bin", "./prep_dataset", "./xception.info",
+         299, 299)
+    labels = args.labels
+    if subset or os.path.basename(labels) != "val_label.txt":
+        step("4 Data set: labels", "python3", ROOT / "tools/labels.py", labels, "val_label.txt",
+             *([f"--synsets={args.synsets}"] if args.synsets else []), *["--of=./prep_dataset"] * bool(subset))
+        labels = "val_label.txt"
+    for precision, stem in stems.items():
+        step(f"5 Offline inference, {precision}", "python3", ROOT / "tools/infer.py", f"{stem}.om",
+             f"result/dump_{precision}", "--info=./xception.info", f"--batch_size={args.batch_size}", "--engine=host")
+        step(f"6 Accuracy, {resize} {interpolation}, {precision}", "python3", ROOT / "imagenet_acc_eval.py",
+             f"result/dump_{precision}", labels, ".", f"result_{precision}.json",
+             f"--details=details_{precision}.csv", *["--allow-missing"] * (args.on_error == "skip"))
+
+
+def run_study(args):
+    """Compile an om for each precision, and run every recipe in a separate folder of ./study."""
+    stems = {precision: f"xception_bs{args.batch_size}_{precision}" for precision in args.precisions}
+    for precision, stem in stems.items():
+        step(f"3 Conversion: ONNX to om, batch {args.batch_size}, {precision}", "python3", ROOT / "tools/compile_om.py",
+             args.onnx, stem, f"--batch_size={args.batch_size}", "--soc_version=Ascend310", f"--precision={precision}",
+             *["--aipp"] * args.aipp)
+    top = Path.cwd()
+    for resize, interpolation in RECIPES:
+        place = top / f"study/{resize}_{interpolation}"
+        place.mkdir(parents=True, exist_ok=True)
+        os.chdir(place)
+        run_recipe(args, resize, interpolation, {precision: f"../../{stem}" for precision, stem in stems.items()})
+    os.chdir(top)
+
+
+def report(study: Path, onnx):
+    """Print the report on STUDY_DIR and write its study.csv."""
+    present = [precision for precision in PRECISIONS
+               if precision in REQUIRED or (study / f"333_bilinear/details_{precision}.csv").exists()]
+    runs = {(*recipe, precision): load(study / f"{recipe[0]}_{recipe[1]}", precision)
+            for recipe in RECIPES for precision in present}
     check_same(runs)
-    weights = weights_of(args.onnx)
-    write(args.study / "study.csv", table_text(runs))
+    weights = weights_of(onnx)
+    write(study / "study.csv", table_text(runs))
     print_table(runs)
     explain(runs, weights)
-    print(f"also in {(args.study / 'study.csv').resolve()}")
+    print(f"also in {(study / 'study.csv').resolve()}")
+
+
+def precision_list(text: str) -> list:
+    """'f32,fp16' -> ['f32', 'fp16']; raises ValueError on anything else, or without f32 and fp16."""
+    found = text.split(",")
+    if len(set(found)) < len(found) or not set(REQUIRED) <= set(found) <= set(PRECISIONS):
+        raise ValueError
+    return found
+
+
+def main() -> int:
+    parser = parser_of(__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="run|report", required=True)
+    runs = commands.add_parser("run", help="run every recipe in every precision, then report")
+    runs.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="the network")
+    runs.add_argument("--images", metavar="DIR", required=True)
+    runs.add_argument("--labels", metavar="FILE", required=True, help="in any form that labels.py reads")
+    runs.add_argument("--synsets", metavar="MAP", help="class ids of ImageNet's synsets, for --labels")
+    runs.add_argument("--batch_size", metavar="N", type=positive, default=1, help="default: 1")
+    runs.add_argument("--precisions", type=precision_list, default=REQUIRED, metavar="LIST",
+                      help="f32,fp16 (default) or f32,fp16,bf16")
+    runs.add_argument("--aipp", action="store_true", help="uint8 tensors")
+    runs.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="for unreadable images")
+    runs.add_argument("--limit", metavar="N", type=positive, help="the first N images only")
+    runs.add_argument("--sample", metavar="N", type=positive, help="N images drawn at random")
+    runs.add_argument("--seed", metavar="S", type=int, help="another draw of --sample")
+    reports = commands.add_parser("report", help="report on a finished study")
+    reports.add_argument("study", metavar="STUDY_DIR", type=Path)
+    reports.add_argument("--onnx", metavar="FILE", type=Path, help="the network that was run")
+    args = parser.parse_args()
+    if args.command == "run":
+        args.onnx = Path(os.path.abspath(args.onnx))
+        run_study(args)
+        args.study = Path("study")
+    report(args.study, args.onnx)
     return 0
 
 

@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Print the accuracy and throughput of a finished run, and record what it was made of.
+
+Usage:    python3 tools/summary.py table RECORD.json... [--soc_version Ascend310] [--pure PURE.json...] [--csv OUT.csv]
+          python3 tools/summary.py run --weights FILE --onnx FILE --batch_sizes 1,16 --soc_version CHIP
+                  --reference TOP1,TOP5|published|measure [--score] [--demo] [--subset TEXT] [--csv OUT.csv]
+Example:  python3 tools/summary.py table result/dumpOutput_bs1.json result/dumpOutput_bs16.json --soc_version Ascend310
+          Throughput, images/s
+          Device: Ascend310, device 0 (benchmark)
+          batch  Interface throughputRate  x4 = per card           e2e
+              1                   158.623        634.492       108.021
+             16                   198.865         795.46       127.923  best
+
+table: the throughput of infer.py's records, a line for each batch size, the fastest marked. The Interface rate is the
+sum of all devices' rates; with several devices a line for each batch size lists them. An Ascend310 card has four chips,
+so one chip's rate times four is what a card can do on paper; for several chips, and other cards, there is no such
+factor. OUT.csv: a header line, then a line for each batch size: batch_size, devices, interface, per_card, e2e, pure.
+
+run: for run_all.sh, in its work directory. Writes run.json and throughput.txt from what the steps left, and prints both
+tables. --score: the shares of several ranks together. --csv: with the records of pure inference, result/pure_bsN.json.
+
+run.json: {commands: [the command lines, in order; those of rank 0 first], versions, weights, onnx, om: {batch
+size: {sha256, precision}}, data_set: {source, count, listing_sha256: of each share}, recipe, soc_version,
+inference: {batch size: [the records of infer.py: devices, rates, its commands]}, reference, accuracy: {batch
+size: result.json's values}, demo, quick_look: the option that took some of the images}.
+"""
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import platform
+import re
+from pathlib import Path
+
+import _root
+
+import shares
+from common.cli import Failure, parser_of, printable, run
+from common.files import as_written, hash_of, lines, read_json, write
+from host import om
+from infer import is_ascend
+
+FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
+LARGEST = 1e12  # images/s that nothing reaches
+CHIPS_PER_CARD = {"Ascend310": 4}  # Atlas 300I 3010; a 310P3 or 910 card has one
+PACKAGES = {"numpy": "numpy", "PIL": "Pillow", "cv2": "opencv-python", "torch": "torch", "onnx": "onnx",
+            "openvino": "openvino"}
+PRECISIONS = {"f32": "f32 (must_keep_origin_dtype)", "fp16": "fp16 (force_fp16)",
+              "atc's default": "atc's default, force_fp16"}  # of the real atc, by compile_om.py's name
+
+
+# --- throughput -----------------------------------------------------------------------------------------------------
+
+def read_record(path: Path) -> dict:
+    """One record of infer.py; raises Failure if it is none, or of a run that did not finish."""
+    try:
+        record = read_json(path)
+        for key, kind in FIELDS.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(key)
+        rates, e2e, images = record["rates"], record.get("e2e"), record.get("images", 0)
+        numbers = [rate["interface"] for rate in rates.values()] + [0 if e2e is None else e2e, images]
+        if not all(isinstance(number, (int, float)) and 0 <= number < LARGEST for number in numbers):
+            raise TypeError("rates")
+        if not all(re.fullmatch(r"[0-9]{1,6}", device) for device in [*rates]):
+            raise TypeError("rates")
+        if not isinstance(record.get("device", ""), str):
+            raise TypeError("device")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise Failure(f"{path}: not a record of infer.py") from error
+    if not record["complete"]:
+        raise Failure(f"{path}: the run did not finish: run infer.py again")
+    return record
+
+
+def merge(records: list, names: list) -> list:
+    """One record for each batch size: shares of several ranks are taken together, told apart by their names."""
+    merged = {}
+    for name, record in zip(names, records):
+        merged.setdefault(record["batch_size"], []).append((Path(name), record))
+    return [shares[0][1] if len(shares) == 1 else merge_shares(shares) for shares in merged.values()]
+
+
+def merge_shares(shares: list) -> dict:
+    """One record of the (path, record) pairs of one batch size; raises Failure if they are not of one om."""
+    first, rates = shares[0][1], {}
+    for path, record in shares:
+        if record["made_from"].get("om") != first["made_from"].get("om"):
+            raise Failure(f"{path}: of another om than {shares[0][0]}: run the ranks again")
+        rates.update({f"{path.stem}, {device}": rate for device, rate in record["rates"].items()})
+    if len(rates) < sum(len(record["rates"]) for _, record in shares):
+        raise Failure(f"{shares[0][0].name}: given twice: no rates to add up")
+    return dict(first, rates=rates, e2e=None, images=sum(record.get("images", 0) for _, record in shares))
+
+
+def interface(record: dict):
+    """Images/s over all devices, or None if the run was not timed in one go."""
+    rates = [rate["interface"] for rate in record.get("rates", {}).values()]
+    return sum(rates) if rates else None
+
+
+def rows(records: list, pure: dict, soc_version: str) -> list:
+    """A dict for each record, in order of batch size; rates in images/s, None where there is none."""
+    result = []
+    for record in sorted(records, key=lambda record: record["batch_size"]):
+        rate, devices = interface(record), len(record.get("rates", {}))
+        factor = CHIPS_PER_CARD.get(soc_version) if record["engine"] != "host" and devices == 1 else None
+        result.append({
+            "batch_size": record["batch_size"], "devices": devices, "interface": rate,
+            "per_card": rate * factor if rate and factor else None, "e2e": record.get("e2e") if rate else None,
+            "pure": interface(pure[record["batch_size"]]) if record["batch_size"] in pure else None,
+        })
+    return result
+
+
+def print_table(table: list, records: list, with_pure: bool):
+    """The table; the highest Interface rate is marked where there are several."""
+    def figure(value):
+        return "-" if value is None else f"{value:g}"
+
+    best = max((row["interface"] or 0 for row in table), default=0)
+    print(f"{'batch':>5}  {'Interface throughputRate':>24}  {'x4 = per card':>13}  {'e2e':>12}"
+          + (f"  {'pure inference':>14}" if with_pure else ""))
+    for row in table:
+        print(f"{row['batch_size']:>5}  {figure(row['interface']):>24}  {figure(row['per_card']):>13}  "
+              f"{figure(row['e2e']):>12}" + (f"  {figure(row['pure']):>14}" if with_pure else "")
+              + ("  best" if len(table) > 1 and row["interface"] == best else ""))
+    for record in sorted(records, key=lambda record: record["batch_size"]):
+        if len(record.get("rates", {})) > 1:
+            parts = [f"device {device} {rate['interface']:g}" if ", " not in device else
+                     f"{device.replace(', ', ' on device ')}: {rate['interface']:g}"
+                     for device, rate in sorted(record["rates"].items())]
+            print(f"batch {record['batch_size']}: {', '.join(parts)}: together {interface(record):g}")
+
+
+def device_line(records: list, soc_version: str) -> str:
+    """What the records were measured on: the chip and the tool, or that it was none."""
+    engines = sorted({record["engine"] for record in records})
+    devices = sorted({device.split(", ")[-1] for record in records for device in record["rates"]}, key=int)
+    if engines == ["host"]:
+        return printable(records[0].get("device", "host"))
+    return printable(f"{soc_version}, device {','.join(devices)} ({', '.join(engines)})")
+
+
+def table(args, records: list, pure: dict):
+    """Print the throughput table, and write it to args.csv if asked to."""
+    found = rows(records, pure, args.soc_version)
+    print("Throughput, images/s")
+    print(f"Device: {device_line(records, args.soc_version)}")
+    print_table(found, records, bool(pure))
+    if args.csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, found[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+        write(args.csv, text.getvalue())
+        print(f"also in {args.csv}")
+
+
+# --- what a run was made of -----------------------------------------------------------------------------------------
+
+def read_step(path: Path):
+    """A step's JSON file; raises Failure if it is missing or none."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise Failure(f"{path}: missing or damaged: run run_all.sh again") from error
+
+
+def versions() -> dict:
+    """Return {package: version} of what is installed here, without importing it."""
+    try:
+        from importlib import metadata
+    except ImportError:  # Python 3.7
+        metadata = None
+    found = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.platform()}
+    for module, package in PACKAGES.items():
+        if importlib.util.find_spec(module) is not None:
+            try:
+                found[package] = metadata.version(package) if metadata else "unknown"
+            except metadata.PackageNotFoundError:  # from the system, not from a package index
+                found[package] = "unknown"
+    return found
+
+
+def describe_om(path: Path, onnx: str) -> dict:
+    """Return sha256 and precision of an om made from the ONNX file with sha256 `onnx`; raises Failure if it is not.
+
+    A host om's header has its precision. The real atc leaves no trace of it, but compile_om.py does in om.json.
+    """
+    digest = hash_of(path)
+    if not is_ascend(path):
+        header = om.load(path)[0]
+        if header["onnx_sha256"] != onnx:
+            raise Failure(f"{path}: compiled from another ONNX file; compile it again")
+        return {"sha256": digest, "precision": header["precision"]}
+    try:
+        made = read_json(f"{path}.json")
+        if made["om_sha256"] != digest or made["onnx_sha256"] != onnx:
+            raise Failure(f"{path}: not the om that {path}.json describes; compile it again")
+        return {"sha256": digest, "precision": PRECISIONS.get(made["precision"], str(made["precision"]))}
+    except FileNotFoundError:  # compiled by hand
+        return {"sha256": digest, "precision": "not recorded"}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{path}.json: missing or invalid field ({error}); compile the om again") from error
+
+
+def describe_data_set(folders: list) -> tuple:
+    """(data_set, recipe) of run.json, from the manifests of the folders that hold the bins."""
+    manifests = []
+    for folder in folders:
+        with as_written(folder / "manifest.json"):
+            manifest = read_step(folder / "manifest.json")
+            manifests.append({key: manifest[key] for key in ("source", "recipe", "listing_sha256")})
+            manifests[-1]["count"] = int(manifest["count"])
+    first = manifests[0]
+    for folder, manifest in zip(folders, manifests):
+        if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
+            raise Failure(f"{folder}: of another source or recipe than {folders[0]}: run the ranks again")
+    return {"source": first["source"], "count": sum(manifest["count"] for manifest in manifests),
+            "listing_sha256": [manifest["listing_sha256"] for manifest in manifests]}, first["recipe"]
+
+
+def figures(path: Path) -> dict:
+    """{key: value} of a result.json."""
+    with as_written(path):
+        return {row["key"]: row["value"] for row in read_step(path)["value"]}
+
+
+def print_accuracy(args, records: list):
+    """Print the accuracy of the first batch size, and what the others lack."""
+    first, *others = args.batch_sizes.split(",")
+    print(f"\n== Accuracy, batch {first}\nDevice: {device_line(records, args.soc_version)}")
+    if args.subset:
+        print(f"Some of the images only: {args.subset}")
+    if args.demo:
+        print("Demo weights, fitted to these photos; they cannot classify ImageNet.")
+    print(Path(f"accuracy_bs{first}.txt").read_text(), end="")
+    for batch in others:
+        for line in Path(f"accuracy_bs{batch}.txt").read_text().splitlines():
+            if line.startswith(("FAILED", "DISAGREES")):
+                print(f"batch {batch}: {line}")
+
+
+def summarize(args) -> int:
+    """Write run.json and throughput.txt, and print both tables."""
+    batches = args.batch_sizes.split(",")
+    names = {batch: [path.stem for path in shares.records(batch)] if args.score else [] for batch in batches}
+    folders = [Path(share, "prep_dataset") for share in names[batches[0]]] or [Path("prep_dataset")]
+    data_set, recipe = describe_data_set(folders)
+    paths = {batch: [Path(f"result/dumpShares_bs{batch}/{share}.json") for share in names[batch]]
+             or [Path(f"result/dumpOutput_bs{batch}.json")] for batch in batches}
+    commands = [*(f"commands_{rank}.txt" for rank in range(len(names[batches[0]]))), "commands.txt"]
+    onnx = hash_of(args.onnx)
+    record = {
+        "demo": args.demo,
+        "quick_look": args.subset,
+        "commands": [line for name in commands for _, line in lines(name)],
+        "versions": versions(),
+        "weights": {"file": str(args.weights), "sha256": hash_of(args.weights)},
+        "onnx": {"file": str(args.onnx), "sha256": onnx},
+        "om": {batch: describe_om(Path(f"xception_bs{batch}.om"), onnx) for batch in batches},
+        "data_set": data_set,
+        "recipe": recipe,
+        "soc_version": args.soc_version,
+        "inference": {batch: [read_step(path) for path in paths[batch]] for batch in batches},
+        "reference": args.reference,
+        "accuracy": {batch: figures(Path(f"result_bs{batch}.json")) for batch in batches},
+    }
+    every = [path for batch in batches for path in paths[batch]]
+    records = merge([read_record(path) for path in every], every)
+    pure = {}
+    if args.csv:
+        pure = {int(batch): read_record(Path(f"result/pure_bs{batch}.json")) for batch in batches}
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        table(args, records, pure)
+    write("throughput.txt", text.getvalue())
+    write("run.json", json.dumps(record, indent=1) + "\n")
+    print_accuracy(args, records)
+    print(f"\n== {text.getvalue()}", end="")
+    return 0
+
+
+def main() -> int:
+    parser = parser_of(__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="table|run", required=True)
+    tables = commands.add_parser("table", help="print the throughput of infer.py's records")
+    tables.add_argument("records", metavar="RECORD.json", type=Path, nargs="+")
+    tables.add_argument("--pure", metavar="PURE.json", type=Path, nargs="+", default=[],
+                        help="records of pure inference (infer.py --round)")
+    runs = commands.add_parser("run", help="summarize a run of run_all.sh")
+    runs.add_argument("--weights", type=Path, required=True)
+    runs.add_argument("--onnx", type=Path, required=True)
+    runs.add_argument("--batch_sizes", required=True, metavar="1,16")
+    runs.add_argument("--reference", required=True, metavar="TOP1,TOP5")
+    runs.add_argument("--score", action="store_true", help="the shares of several ranks together")
+    runs.add_argument("--demo", action="store_true", help="the weights are the demo's")
+    runs.add_argument("--subset", default="", metavar="TEXT", help="which of the images were taken, if not all")
+    for command in (tables, runs):
+        command.add_argument("--soc_version", default="", metavar="CHIP", help="for the figure per card and the title")
+        command.add_argument("--csv", metavar="OUT.csv", type=Path)
+    args = parser.parse_args()
+    if args.command == "run":
+        return summarize(args)
+    table(args, merge([read_record(path) for path in args.records], args.records),
+          {record["batch_size"]: record for record in map(read_record, args.pure)})
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
