@@ -28,7 +28,7 @@ _source_loosely() {  # FILE: CANN's set_env.sh reads unset variables, and may en
 }
 
 _cann_of_5_0_1() {  # FOLDER: what the guide of CANN 5.0.1 exports by hand; later releases have set_env.sh
-  [[ ! -d /usr/local/python3.7.5/bin ]] || _prepend PATH /usr/local/python3.7.5/bin  # contains the packages that atc needs
+  [[ ! -d /usr/local/python3.7.5/bin ]] || _prepend PATH /usr/local/python3.7.5/bin  # has the packages that atc needs
   _prepend PATH "$1/atc/ccec_compiler/bin"
   _prepend PATH "$1/atc/bin"
   _prepend PYTHONPATH "$1/atc/python/site-packages"
