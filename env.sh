@@ -1,22 +1,25 @@
 # shellcheck shell=bash
-# Put atc and benchmark.$(uname -m) on PATH: those of CANN where it is installed, else the CPU stand-ins of host/.
+# Put atc and benchmark.$(uname -m) on PATH: CANN's where it is installed, otherwise the CPU stand-ins in host/.
 #
-# Usage:    source env.sh        (exports only; safe under `set -u`; may be sourced twice)
+# Usage:    source env.sh        (only exports variables; works under `set -u`; may be sourced repeatedly)
 # Example:  source env.sh
 #           env.sh: no CANN found: atc and benchmark are the CPU stand-ins in ./host
 #
-# Exports:  PATH (with .venv/bin first, where there is one), ATC_ENGINE (cann or host), CANN's own variables.
-# Reads:    ASCEND_INSTALL_PATH, where CANN lies if neither in /usr/local/Ascend nor in ~/Ascend.
+# Exports:  PATH (.venv/bin first, if it exists), ATC_ENGINE (cann or host), the variables of CANN.
+# Reads:    ASCEND_INSTALL_PATH, the location of CANN if it is neither /usr/local/Ascend nor ~/Ascend.
+#
+# The guide's ./benchmark.$(uname -m) works with CANN's binary next to the scripts. The stand-in is on PATH only, and
+# ./benchmark.$(uname -m) does not exist unless you create it: ln -s host/benchmark.$(uname -m) .
 
 _suite=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd -P)
 
-_prepend() {  # VARIABLE FOLDER: to the front of a list such as PATH, once, and without leaving an empty entry
+_prepend() {  # VARIABLE FOLDER: put FOLDER first in a list such as PATH, once, without an empty entry
   local value=":${!1:-}:"
   value=${value//":$2:"/:} value=${value#:} value=${value%:}
   export "$1=$2${value:+:$value}"
 }
 
-_source_loosely() {  # FILE: CANN's set_env.sh reads variables that may not be set, and may end with a test that fails
+_source_loosely() {  # FILE: CANN's set_env.sh reads unset variables, and may end with a failing test
   local strict=${-//[^u]/}
   set +u
   # shellcheck disable=SC1090
@@ -24,7 +27,7 @@ _source_loosely() {  # FILE: CANN's set_env.sh reads variables that may not be s
   [[ -z $strict ]] || set -u
 }
 
-_cann_of_5_0_1() {  # FOLDER: what the guide of CANN 5.0.1 exports by hand; later releases bring set_env.sh
+_cann_of_5_0_1() {  # FOLDER: what the guide of CANN 5.0.1 exports by hand; later releases have set_env.sh
   [[ ! -d /usr/local/python3.7.5/bin ]] || _prepend PATH /usr/local/python3.7.5/bin  # has the packages that atc needs
   _prepend PATH "$1/atc/ccec_compiler/bin"
   _prepend PATH "$1/atc/bin"
@@ -37,7 +40,7 @@ _cann_of_5_0_1() {  # FOLDER: what the guide of CANN 5.0.1 exports by hand; late
 _choose() {
   local atc toolkit
   atc=$(command -v atc || true)
-  if [[ -n $atc && ! -f ${atc%/*}/om.py ]]; then  # om.py lies beside the stand-in, in any checkout
+  if [[ -n $atc && ! -f ${atc%/*}/om.py ]]; then  # om.py is next to the stand-in, in any checkout
     ATC_ENGINE=cann _chosen="CANN is on PATH already ($atc)"
     return
   fi
@@ -58,7 +61,7 @@ _choose() {
 }
 
 _choose
-# The benchmark binary is handed out alone, to be laid beside the scripts; it cannot run an om of the stand-in.
+# CANN's benchmark is a separate download, placed next to the scripts; it cannot run an om of the stand-in.
 [[ $ATC_ENGINE == host || ! -x $_suite/benchmark.$(uname -m) ]] || _prepend PATH "$_suite"
 [[ ! -d $_suite/.venv/bin ]] || _prepend PATH "$_suite/.venv/bin"
 export ATC_ENGINE

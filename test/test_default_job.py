@@ -1,4 +1,4 @@
-"""The default job end to end, what makes it fail, and the README's commands as printed."""
+"""The default job end to end, what makes it fail, and the commands of README and docs as printed."""
 import hashlib
 import json
 import os
@@ -201,49 +201,81 @@ def test_labels_that_do_not_belong_to_the_weights_are_told(default_job, tmp_path
     assert "6 Accuracy: reference" in result.stderr.splitlines()[-1]
 
 
-# --- README -----------------------------------------------------------------------------------------------------
+# --- README and docs --------------------------------------------------------------------------------------------
 
-def readme_blocks(language: str) -> list:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (SUITE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+PAGES = sorted(path.name for path in (SUITE / "docs").glob("*.md") if path.name != "README.zh-CN.md")
 
 
-def test_readme_commands_run_as_printed(default_job, tmp_path):
-    """All commands in one shell, in order, in a new checkout; but for the two that cannot run inside a test.
+def blocks(page: str, language: str) -> list:
+    """The code blocks of one language in a page."""
+    text = (SUITE / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
-    `bash test/run.sh` is what runs this test; the real weights are not to be had here, and their absence is
-    what the command must then name.
+
+def run_commands(commands: str, copy):
+    """Run `commands` in a shell of their own in a checkout; return the finished process."""
+    environment = {"HOME": str(copy), "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    result = subprocess.run(["bash", "-euo", "pipefail"], input=commands, cwd=copy, env=environment,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+def not_ignored(copy) -> set:
+    """What commands left in a checkout that .gitignore does not name."""
+    if not (copy / ".git").exists():
+        subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=normal", "-z"], cwd=copy,
+                            capture_output=True, text=True, check=True).stdout
+    return {name[3:].rstrip("/") for name in status.split("\0") if name} - {path.name for path in SUITE.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def after_readme(default_job, tmp_path_factory):
+    """(finished process, checkout) of all commands of the README in one shell, in order, in a new checkout.
+
+    Two cannot run inside a test: `bash test/run.sh` is what runs this test, and the published weights are not here,
+    so that the command which needs them must report just that.
     """
-    copy = copy_of_the_suite(tmp_path, default_job[1])
-    commands = "".join(readme_blocks("bash"))
+    copy = copy_of_the_suite(tmp_path_factory.mktemp("readme"), default_job[1])
+    commands = "".join(blocks("README.md", "bash"))
     assert commands.count("bash test/run.sh\n") == 1
     real = "bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu\n"
     assert commands.count(real) == 1
     commands = commands.replace("bash test/run.sh\n", "").replace(real, f"if {real.rstrip()}; then exit 99; fi\n")
-    environment = {"HOME": str(tmp_path), "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    result = subprocess.run(["bash", "-euo", "pipefail"], input=commands, cwd=copy, env=environment,
-                            capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    assert "xception-c0a72b38.pth.tar: no such file; README 1" in result.stderr
+    return run_commands(commands, copy), copy
+
+
+def test_readme_commands_run_as_printed(after_readme):
+    result, copy = after_readme
+    assert "xception-c0a72b38.pth.tar: no such file; README section 1" in result.stderr
     assert "20 of 45 tensors compared with torchvision: every bit equal" in result.stdout
-    assert "agrees with result_bs1.json" in result.stdout
-    difference = re.search(r"^beside result/dumpOutput_bs1: same top-5 on 45 of 45 images; largest difference (\S+) of",
-                           result.stdout, re.MULTILINE)
-    assert 0 < float(difference.group(1)) < 1e-5  # float32 arithmetic, in two orders
-    assert result.stdout.count("PASSED") >= 4
-    assert "ave_throughputRate" in result.stdout
+    assert result.stdout.count("agrees with result_bs1.json") >= 2  # the demo's batch size 16, and the README's
+    assert result.stdout.count("PASSED") >= 2
     assert top1(copy) == top1(copy, 16) == top1(copy / "work")
-    clean = subprocess.run(["git", "init", "-q"], cwd=copy, check=True) and subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=normal", "-z"], cwd=copy, capture_output=True, text=True,
-        check=True).stdout
-    left_over = {name[3:].rstrip("/") for name in clean.split("\0") if name} - {path.name for path in SUITE.iterdir()}
-    assert not left_over, f"not in .gitignore: {left_over}"
+    assert not not_ignored(copy)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(f"docs/{page}", "bash")])
+def test_docs_commands_run_as_printed(page, after_readme):
+    """A page's commands in a shell of their own, after the README's, with the README's variables."""
+    _, copy = after_readme
+    (variables,) = [block for block in blocks("README.md", "bash") if block.startswith("weights=")]
+    result = run_commands("".join([variables, "source env.sh\n", *blocks(f"docs/{page}", "bash")]), copy)
+    if page == "formats.md":
+        difference = re.search("^beside result/dumpOutput_bs1: same top-5 on 45 of 45 images; largest difference "
+                               r"(\S+) ", result.stdout, re.MULTILINE)
+        assert 0 < float(difference.group(1)) < 1e-5  # float32 arithmetic, in two orders
+        assert "ave_throughputRate" in result.stdout
+        assert "agrees with result_bs1.json" in result.stdout
+    assert not not_ignored(copy)
 
 
 def test_readme_has_the_guides_sections_and_published_figures():
-    text = (SUITE / "README.md").read_text()
-    assert re.findall(r"^## (\d)\. (\w+)", text, re.MULTILINE) == [
-        ("1", "Model"), ("2", "Environment"), ("3", "Conversion"), ("4", "Data"), ("5", "Offline"),
-        ("6", "Accuracy"), ("7", "Performance"), ("8", "When")]
+    text = (SUITE / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (?:(\d)\. )?(\w+)", text, re.MULTILINE) == [
+        ("", "Quick"), ("", "Run"), ("1", "Model"), ("2", "Environment"), ("3", "Conversion"), ("4", "Data"),
+        ("5", "Offline"), ("6", "Accuracy"), ("7", "Performance"), ("", "If"), ("", "Documentation")]
     for figure in ("78.892", "94.292", "78.35", "94.31", "78.8 ", "94.33", "203a36dce3e49d45e5d742efbad5ba65",
                    "158.623", "182.215", "203.357", "198.865", "164.302", "7b9718b", "1610.02357"):
         assert figure in text, figure
@@ -259,5 +291,5 @@ def test_the_readmes_example_has_the_shape_of_what_is_printed(default_job):
         text = re.sub(r"^/\S+/", "/", text, flags=re.MULTILINE)
         return [re.sub(r"[\d.]+", "#", line).split() for line in text.strip().splitlines()]
 
-    (example,) = [block for block in readme_blocks("text") if block.startswith("== Accuracy")]
+    (example,) = [block for block in blocks("README.md", "text") if block.startswith("== Accuracy")]
     assert shape(example) == shape(tables)
