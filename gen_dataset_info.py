@@ -6,9 +6,8 @@ Usage:    python3 gen_dataset_info.py bin DIR OUT.info WIDTH HEIGHT
 Example:  python3 gen_dataset_info.py bin ./prep_dataset ./xception.info 299 299
           50000 lines in ./xception.info
 
-bin lists DIR/*.bin, all of them float32 tensors of 3 x HEIGHT x WIDTH, or all of them uint8 ones
-(img_preprocess.py --aipp); jpg lists the JPEGs of DIR
-(for -useDvpp=true) with their own sizes.
+bin lists DIR/*.bin: float32 tensors of 3 x HEIGHT x WIDTH, or uint8 ones (img_preprocess.py --aipp), never both.
+jpg lists the JPEGs of DIR, each with its size, for -useDvpp=true.
 
 OUT.info: text, one line for each file in order of name, four fields with one blank
 between, width before height, "\\n" after each line:
@@ -21,11 +20,11 @@ import os
 from pathlib import Path
 
 from common.cli import Failure, parser_of, positive, run
-from common.files import read_json, size_of, write
+from common.files import size_of, write
+from common.formats import image_name, info_text, read_manifest
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
-MANIFEST = "manifest.json"  # img_preprocess.py's
 
 
 def find(folder: str, suffixes: set) -> list:
@@ -36,36 +35,39 @@ def find(folder: str, suffixes: set) -> list:
     """
     names = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in suffixes)
     if not names:
-        raise Failure(f"{folder}: no {' or '.join(sorted(suffixes))} file in it")
+        raise Failure(f"{folder}: contains no {' or '.join(sorted(suffixes))} file")
     if folder.split() != [folder]:
-        raise Failure(f"{folder!r}: white space in the path, at which the benchmark would cut it: rename the folder")
+        raise Failure(f"{folder!r}: white space in the path, where the benchmark would cut it; rename the folder")
     stems = {}
     for name in names:
         if name.split() != [name]:
-            raise Failure(f"{os.path.join(folder, name)!r}: white space in the name, at which the benchmark would "
-                          "cut it: rename the file")
-        stem = name.split(".")[0]
+            raise Failure(f"{os.path.join(folder, name)!r}: white space in the name, where the benchmark would "
+                          "cut it; rename the file")
+        stem = image_name(name)
         if stem in stems:
-            raise Failure(f"{folder}: {stems[stem]} and {name} are one name up to the first dot: rename one")
+            raise Failure(f"{folder}: {stems[stem]} and {name} are one name up to the first dot; rename one")
         stems[stem] = name
     return names
 
 
 def check_manifest(folder: str, count: int):
-    """The bins' dtype as img_preprocess.py noted it, None without a note; raises Failure if it did not finish."""
+    """Return the bins' dtype as img_preprocess.py recorded it, None without a record.
+
+    Raises Failure if it did not finish, or made another number of them.
+    """
+    manifest = read_manifest(folder)
+    if not manifest:
+        return None  # bins of another tool: their size is all that can be checked
     try:
-        manifest = read_json(Path(folder, MANIFEST))
         complete, expected, dtype = manifest["complete"], manifest.get("count"), manifest["recipe"]["dtype"]
         if dtype not in KINDS:
             raise ValueError(dtype)
-    except FileNotFoundError:
-        return None  # bins of another tool: their size is all that can be checked
     except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{folder}/{MANIFEST}: not a manifest of img_preprocess.py: run it again") from error
+        raise Failure(f"{folder}/manifest.json: missing or invalid field ({error}); rerun img_preprocess.py") from error
     if not complete:
-        raise Failure(f"{folder}: img_preprocess.py did not finish here: run it again")
+        raise Failure(f"{folder}: img_preprocess.py did not finish here; run it again")
     if count != expected:
-        raise Failure(f"{folder}: {count} .bin files, img_preprocess.py made {expected}: run it again")
+        raise Failure(f"{folder}: {count} .bin files, but img_preprocess.py made {expected}; run it again")
     return dtype
 
 
@@ -79,7 +81,7 @@ def list_bins(folder: str, width: int, height: int) -> list:
     for name, size in sizes.items():
         if size not in allowed:
             wanted = " or ".join(f"{size} (3 x {height} x {width} {kind})" for size, kind in allowed.items())
-            raise Failure(f"{os.path.join(folder, name)}: {size} bytes, expected {wanted}: run img_preprocess.py again")
+            raise Failure(f"{os.path.join(folder, name)}: {size} bytes, expected {wanted}; rerun img_preprocess.py")
     return [(os.path.join(folder, name), width, height) for name in names]
 
 
@@ -112,7 +114,7 @@ def main() -> int:
     args = parser.parse_args()
 
     rows = list_bins(args.folder, args.width, args.height) if args.kind == "bin" else list_jpegs(args.folder)
-    write(args.info, "".join(f"{i} {path} {width} {height}\n" for i, (path, width, height) in enumerate(rows)))
+    write(args.info, info_text(rows))
     print(f"{len(rows)} lines in {args.info}")
     return 0
 

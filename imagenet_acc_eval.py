@@ -35,70 +35,28 @@ import json
 import math
 import os
 import re
-import warnings
 from fractions import Fraction
 from pathlib import Path
 
-from common.cli import Failure, listing, parser_of, printable, progress, run, say
-from common.files import lines, read, read_json, replacing, write
+from common import model
+from common.cli import Failure, listing, parser_of, printable, progress, run
+from common.files import read, read_json, replacing, write
+from common.formats import DUMP_LIMIT, find_dumps, parse_dump, read_dump, read_labels
 from common.jobs import start_worker, workers
+from common.model import BACKGROUND_CLASSES
+from common.stats import highest, rank, wilson
 
 import numpy as np
 
 TOP = 5
-Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95 % interval
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
 PLACES = Fraction(1, 1000)  # to which references are given: 88.889 is 40 of 45
 MAX_DROP = Fraction(1)  # points below the reference at which the port is no longer accepted (README 6.3)
 CHUNK = 512  # dumps ranked together; more than that are shared among processes
-CHUNK_VALUES = CHUNK * 1001  # in them, 4 MB: fewer dumps, if they have more classes
-DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
+CHUNK_VALUES = CHUNK * BACKGROUND_CLASSES  # in them, 4 MB; fewer dumps if they have more classes
 GUESSABLE = 10  # classes; with fewer, guesses are too often right to tell them from bad answers
 PERF_CLOCK = 2.0  # seconds that clocks and file times may be apart
-PUBLISHED = "78.892,94.292"  # percent, top-1 and top-5 of xception-c0a72b38.pth.tar (tstandley/Xception-PyTorch)
-BACKGROUND_CLASSES = 1001  # ImageNet with class 0 for "none of them", as TensorFlow's models have it
-
-
-def read_labels(path: Path) -> dict:
-    """{image name up to the first dot: class id} of val_label.txt; raises Failure naming a bad line."""
-    labels = {}
-    for number, line in lines(path):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdecimal()) or len(fields[1]) > 9:
-            raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"")
-        image = fields[0].split(".")[0]
-        if image in labels:
-            raise Failure(f"{path}:{number}: {image} comes twice")
-        labels[image] = int(fields[1])
-    if not labels:
-        raise Failure(f"{path}: no label in it")
-    return labels
-
-
-def find_dumps(folder: Path) -> dict:
-    """{image: path of its dump} in order of image; raises Failure on two dumps for one image."""
-    dumps, others = {}, []
-    shares = sorted(path.name for path in folder.glob("share*of*") if path.is_dir())
-    for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
-        path = os.path.join(folder, name)
-        stem, suffix = os.path.splitext(os.path.basename(name))
-        if suffix not in (".txt", ".bin"):
-            others += [name] * (name.split(".")[0] not in shares)  # ais_bench of 2022 leaves sumary.json here
-            continue
-        image, _, output = stem.rpartition("_")
-        image = image.split(".")[0]
-        if output not in ("0", "1") or not image:
-            raise Failure(f"{path}: not IMAGE_1 or IMAGE_0: a second output, or not a dump: remove it")
-        if image in dumps:
-            raise Failure(f"{dumps[image]} and {path}: two dumps for one image: remove the stale one")
-        dumps[image] = path
-    if others:
-        say(f"{folder}: {len(others)} other files ignored ({listing(others)})")
-    if not dumps:
-        raise Failure(f"{folder}: no .txt or .bin dump in it: did the benchmark run?")
-    return dumps
+PUBLISHED = f"{model.PUBLISHED_TOP1},{model.PUBLISHED_TOP5}"
 
 
 def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
@@ -143,51 +101,6 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
         if stale:
             raise Failure(f"{len(stale)} dumps are older than the run that {perfs[-1]} tells of: {listing(stale)}: "
                           "stale, of an earlier run: remove the folder and run the benchmark again")
-
-
-def read_dump(path: str) -> np.ndarray:
-    """One dump as a float vector, a value a class. Raises Failure, naming the file, unless all are finite numbers."""
-    values = parse_dump(path)
-    if not np.isfinite(values).all():
-        raise Failure(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
-    return values
-
-
-def parse_dump(path: str) -> np.ndarray:
-    """read_dump without a look at the values."""
-    data = read(path, DUMP_LIMIT)
-    if path.endswith(".bin"):
-        if len(data) % 4:
-            raise Failure(f"{path}: {len(data)} bytes are no float32 values")
-        return np.frombuffer(data, dtype="<f4")
-    line, newline, more = data.partition(b"\n")
-    if not newline:
-        raise Failure(f"{path}: cut short: its line has no end")  # perhaps within the last number
-    if more.strip():
-        raise Failure(f"{path}: more than one line: not the dump of one image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
-        try:
-            return np.fromstring(line, dtype=np.float64, sep=" ")
-        except (DeprecationWarning, ValueError) as error:
-            raise Failure(f"{path}: not one line of numbers") from error
-
-
-def rank(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1-based place of each row's class `labels` (N,) in `values` (N, classes), highest first; ties to lower ids."""
-    labels = labels[:, np.newaxis]
-    own = np.take_along_axis(values, labels, axis=1)
-    before = (values > own) | ((values == own) & (np.arange(values.shape[1]) < labels))
-    return 1 + np.count_nonzero(before, axis=1)
-
-
-def highest(values: np.ndarray, count: int) -> np.ndarray:
-    """Ids (N, count) of the classes with the highest of `values` (N, classes), highest first; ties to lower ids."""
-    values, found = values.copy(), []
-    for _ in range(count):
-        found.append(values.argmax(axis=1))
-        np.put_along_axis(values, found[-1][:, np.newaxis], -np.inf, axis=1)
-    return np.stack(found, axis=1)
 
 
 def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
@@ -241,14 +154,6 @@ def score(dumps: dict, labels: dict) -> tuple:
             advance(len(part[0]))
     details = [np.concatenate(arrays) for arrays in zip(*parts)]
     return [int(np.count_nonzero(details[0] <= k)) for k in range(1, min(TOP, classes) + 1)], classes, details
-
-
-def wilson(count: int, total: int) -> tuple:
-    """95 % interval of a share, in percent: E. B. Wilson, JASA 22 (1927), p. 209."""
-    share, z2 = count / total, Z95 * Z95
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
 def result_text(counts: list, total: int, classes: int) -> str:
@@ -423,7 +328,7 @@ def reference_of(text: str, classes: int) -> dict:
     With fewer than five classes there is no top-5 to hold.
     """
     if text == "published":
-        text = PUBLISHED if classes in (1000, BACKGROUND_CLASSES) else ""
+        text = PUBLISHED if classes in (model.NUM_CLASSES, BACKGROUND_CLASSES) else ""
     return {k: percent for k, percent in percentages(text).items() if k <= classes} if text else {}
 
 

@@ -34,6 +34,7 @@ that list goes to DST/skipped.txt (PATH, tab, reason) and the exit status is 0; 
 with --allow-missing. An image that libjpeg can read, if with warnings, is as good as it is to torchvision.
 """
 import argparse
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -46,29 +47,26 @@ import zlib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from common import model
 from common.cli import Failure, listing, parser_of, positive, printable, progress, run, say
-from common.files import free_space, hold, read_json, replacing, write
+from common.files import free_space, hold, replacing, write
+from common.formats import IMAGE_SUFFIXES, MANIFEST, bins_of, image_name, read_manifest
 from common.jobs import start_worker, workers
 
 import numpy as np
 from PIL import Image
 
-SHORT_SIDE = 333  # pixels before the crop (tstandley/Xception-PyTorch, xception.py); the ModelZoo port used 342
-CROP_SIDE = 299  # pixels, the network's input (same file)
-MEAN = STD = 0.5  # per channel, on a scale of 0 to 1 (same file)
-SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 # What an image may really be, whatever its name says: not EPS, for instance, for which Pillow would start Ghostscript
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name less what is added to it on the way to the scores
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
-MANIFEST = "manifest.json"
 SKIPPED = "skipped.txt"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 MALLOC_KEEPS = 32 << 20  # bytes: the most that glibc takes for M_MMAP_THRESHOLD; an image of 11 million pixels, as RGB
 
 # float32 value of each byte: the same three float32 operations, in the same order, as ToTensor and Normalize
-TABLE = (np.arange(256, dtype="<f4") / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+TABLE = (np.arange(256, dtype="<f4") / np.float32(255) - np.float32(model.MEAN)) / np.float32(model.STD)
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple:
@@ -159,10 +157,10 @@ def find_images(src: Path) -> tuple:
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + linked:
             path = os.path.join(folder, name)
-            if os.path.splitext(name)[1].lower() not in SUFFIXES:
+            if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
                 others.append(path)
                 continue
-            stem, reason, status = name.split(".")[0], None, None
+            stem, reason, status = image_name(name), None, None
             try:
                 status = os.stat(path)
             except OSError as error:  # a link in a circle, or to nothing
@@ -183,7 +181,7 @@ def find_images(src: Path) -> tuple:
     if others:
         say(f"{src}: {len(others)} other files ignored ({listing(sorted(others))})")
     if not images and not bad:
-        raise Failure(f"{src}: no image in it ({' '.join(sorted(SUFFIXES))})")
+        raise Failure(f"{src}: no image in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return dict(sorted(images.items())), bad
 
 
@@ -210,17 +208,6 @@ def take_share(images: dict, bad: list, share: tuple) -> tuple:
     return taken, [image for image in bad if ours(image[0])]
 
 
-def read_manifest(dst: Path) -> dict:
-    """What an earlier run left in DST/manifest.json; empty if there is none."""
-    try:
-        manifest = read_json(dst / MANIFEST)
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise Failure(f"{dst / MANIFEST}: not a manifest of img_preprocess.py ({error}): use another folder") from error
-    return manifest if isinstance(manifest, dict) and {"recipe", "source", "bytes"} <= manifest.keys() else {}
-
-
 def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     """Make DST fit for `wanted` (recipe and source); return the names whose .bin is there and right.
 
@@ -228,9 +215,9 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     run left half done. Raises Failure if DST holds bins that this script did not make.
     """
     remove_parts(dst)
-    found = [name[:-len(".bin")] for name in os.listdir(dst) if name.endswith(".bin")]
+    found = bins_of(dst)
     manifest = read_manifest(dst)
-    if found and not manifest:
+    if found and not {"recipe", "source", "bytes"} <= manifest.keys():
         raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST} of this script: not made here; use an "
                       "empty folder")
     same = all(manifest.get(key) == value for key, value in wanted.items())
@@ -296,7 +283,7 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
     steps = [transforms.Resize(recipe["resize"], interpolation=InterpolationMode(recipe["interpolation"])),
              transforms.CenterCrop(recipe["crop"])]
     if recipe["dtype"] == "float32":
-        steps += [transforms.ToTensor(), transforms.Normalize([MEAN] * 3, [STD] * 3)]
+        steps += [transforms.ToTensor(), transforms.Normalize([model.MEAN] * 3, [model.STD] * 3)]
     reference = transforms.Compose(steps)
     drawn = random.sample(sorted(images), min(count, len(images)))
     for name in drawn:
@@ -322,9 +309,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("src", metavar="SRC", type=Path, help="folder of images, flat or with class folders")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder for the .bin files, made if missing")
-    parser.add_argument("--resize", type=positive, default=SHORT_SIDE,
-                        help="short side before the crop, pixels (default: %(default)s; the ModelZoo port used 342)")
-    parser.add_argument("--crop", type=positive, default=CROP_SIDE, help="pixels (default: %(default)s)")
+    parser.add_argument("--resize", type=positive, default=model.SHORT_SIDE, help="short side before the crop, pixels "
+                        f"(default: %(default)s; the ModelZoo port used {model.PORT_SHORT_SIDE})")
+    parser.add_argument("--crop", type=positive, default=model.SIDE, help="pixels (default: %(default)s)")
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s, as torchvision's Resize")
     parser.add_argument("--aipp", action="store_true", help="uint8 HWC bins, for an om compiled with xception_aipp.cfg")
@@ -347,7 +334,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def report_bad(args, bad: list, total: int):
     """Name the bad images, [(name, path, reason)]: raise Failure, or with --on-error skip list them in a file."""
-    (args.dst / SKIPPED).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (args.dst / SKIPPED).unlink()
     if not bad:
         return
     bad = sorted(bad, key=lambda image: image[1])
@@ -371,7 +359,7 @@ def main() -> int:
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
               "dtype": "uint8", "layout": "HWC"}
     if not args.aipp:
-        recipe.update(dtype="float32", layout="CHW", mean=MEAN, std=STD)
+        recipe.update(dtype="float32", layout="CHW", mean=model.MEAN, std=model.STD)
     size = 3 * args.crop * args.crop * np.dtype(recipe["dtype"]).itemsize
     wanted = {"recipe": recipe, "bytes": size, "source": str(args.src.resolve())}
     args.dst.mkdir(parents=True, exist_ok=True)

@@ -29,14 +29,11 @@ import signal
 import warnings
 from pathlib import Path
 
+from common import model
 from common.cli import Failure, import_openvino, listing, parser_of, printable, run, say
 from common.files import hash_of, read, write
 from common.jobs import end_with_parent
 
-PUBLISHED_NAME = "xception-c0a72b38.pth.tar"  # tstandley/Xception-PyTorch, README
-PUBLISHED_MD5 = "203a36dce3e49d45e5d742efbad5ba65"
-OPSET = 11  # the one that CANN 5.0.1 reads
-SIDE = 299  # pixels, the network's input (arXiv 1610.02357)
 TOLERANCE = 1e-4  # of the largest logit; float32 engines differ by about 1e-6 here
 ROOM = 256 << 20  # bytes that reading a checkpoint may take beside twice its size
 CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # that it may take at most; one of 92 MB takes 0.1 s
@@ -49,10 +46,10 @@ HERE = Path(__file__).resolve().parent
 def provenance(checkpoint: Path) -> dict:
     """What decides the ONNX file's content, as strings: {name: value} for its metadata_props."""
     digest = hash_of(checkpoint, "md5")
-    if checkpoint.name == PUBLISHED_NAME and digest != PUBLISHED_MD5:
+    if checkpoint.name == model.PUBLISHED_NAME and digest != model.PUBLISHED_MD5:
         raise Failure(
-            f"{checkpoint}: md5 is {digest}, the published file's is {PUBLISHED_MD5}: damaged or another file; "
-            "fetch it again, or give other weights another name"
+            f"{checkpoint}: md5 is {digest}, the published file's is {model.PUBLISHED_MD5}; download it "
+            "again, or rename other weights"
         )
     sources = b"".join((HERE / name).read_bytes() for name in ("common/xception.py", "xception_pth2onnx.py"))
     return {
@@ -69,11 +66,11 @@ def is_current(path: Path, expected: dict) -> bool:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.ModelProto.FromString(read(path, ONNX_LIMIT))
+        found = onnx.ModelProto.FromString(read(path, ONNX_LIMIT))
     except (FileNotFoundError, DecodeError):
         return False
-    found = {prop.key: prop.value for prop in model.metadata_props}
-    return all(found.get(key) == value for key, value in expected.items())
+    properties = {prop.key: prop.value for prop in found.metadata_props}
+    return all(properties.get(key) == value for key, value in expected.items())
 
 
 def read_checkpoint(path: Path):
@@ -182,7 +179,7 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     if not state["fc.weight"].numel():
         raise Failure(f"{path}: fc.weight is empty: no class to tell")
     with torch.device("meta"):  # shapes only: no time spent on random weights
-        network = Xception(classes=state["fc.weight"].shape[0])
+        network = Xception(num_classes=state["fc.weight"].shape[0])
     expected = network.state_dict()
     for name in expected:  # checkpoints older than torch 0.4.1 lack these counters, which eval mode never reads
         if name.endswith("num_batches_tracked"):
@@ -224,16 +221,16 @@ def export(network, metadata: dict):
         warnings.simplefilter("ignore")
         file = io.BytesIO()
         torch.onnx.export(
-            network, torch.zeros(1, 3, SIDE, SIDE), file, dynamo=False, opset_version=OPSET,
-            input_names=["image"], output_names=["class"],
-            dynamic_axes={"image": {0: "-1"}, "class": {0: "-1"}},
+            network, torch.zeros(1, 3, model.SIDE, model.SIDE), file, dynamo=False, opset_version=model.OPSET,
+            input_names=[model.INPUT], output_names=[model.OUTPUT],
+            dynamic_axes={model.INPUT: {0: "-1"}, model.OUTPUT: {0: "-1"}},
         )
-    model = onnx.load_model_from_string(file.getvalue())
-    onnx.helper.set_model_props(model, metadata)
-    onnx.checker.check_model(model, full_check=True)
-    if any(node.op_type == "BatchNormalization" for node in model.graph.node):
+    exported = onnx.load_model_from_string(file.getvalue())
+    onnx.helper.set_model_props(exported, metadata)
+    onnx.checker.check_model(exported, full_check=True)
+    if any(node.op_type == "BatchNormalization" for node in exported.graph.node):
         raise Failure("BatchNorm was not folded into the convolutions: this torch version exports it differently", 4)
-    return model
+    return exported
 
 
 def largest_difference(network, data: bytes) -> float:
@@ -247,7 +244,7 @@ def largest_difference(network, data: bytes) -> float:
     compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     worst = 0.0
     for batch in (1, 3):
-        images = torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(batch)) * 2 - 1
+        images = torch.rand(batch, 3, model.SIDE, model.SIDE, generator=torch.Generator().manual_seed(batch)) * 2 - 1
         with torch.inference_mode():
             expected = network(images)
         actual = torch.from_numpy(compiled(images.numpy())[0])
@@ -279,14 +276,14 @@ def main() -> int:
         metadata["note"] = note
         say(f"{args.checkpoint}: {note}")
     network = build_network(args.checkpoint, state, args.allow_nonfinite)
-    model = export(network, metadata)
-    data = model.SerializeToString()
+    exported = export(network, metadata)
+    data = exported.SerializeToString()
     difference = largest_difference(network, data)
     if difference > TOLERANCE:
         raise Failure(f"{args.onnx}: not written: differs from PyTorch by {difference:.1e} of the largest logit "
                       f"(limit {TOLERANCE:.0e})", 1)
     write(args.onnx, data)
-    print(f"{args.onnx}: opset {OPSET}, {len(model.graph.node)} nodes, {network.fc.out_features} classes; "
+    print(f"{args.onnx}: opset {model.OPSET}, {len(exported.graph.node)} nodes, {network.fc.out_features} classes; "
           f"largest difference from PyTorch {difference:.1e} (limit {TOLERANCE:.0e})")
     return 0
 

@@ -1,7 +1,7 @@
 """Xception, the network: 299 x 299 RGB in, class logits out, 22,855,952 parameters for 1000 classes.
 
-Usage:    from xception import Xception
-          network = Xception(classes=1000).eval()
+Usage:    from common.xception import Xception
+          network = Xception(num_classes=1000).eval()
           network.load_state_dict(torch.load("xception.pth", weights_only=True))
           logits = network(images)   # float32 (N, 3, 299, 299) in [-1, 1] -> float32 (N, 1000)
 
@@ -55,13 +55,13 @@ class Block(nn.Module):
 
 
 class Xception(nn.Module):
-    """The whole network. float32 (N, 3, 299, 299), RGB in [-1, 1] -> float32 (N, classes) logits.
+    """The network. float32 (N, 3, 299, 299), RGB in [-1, 1] -> float32 (N, num_classes) logits.
 
     Attributes are made in the order of the published state dict; the order is part of
     the contract (test/xception_state_dict.tsv).
     """
 
-    def __init__(self, classes: int = 1000):
+    def __init__(self, num_classes: int = 1000):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 32, 3, stride=2, bias=False)  # 299 -> 149
         self.bn1 = nn.BatchNorm2d(32)
@@ -77,7 +77,7 @@ class Xception(nn.Module):
         self.bn3 = nn.BatchNorm2d(1536)
         self.conv4 = SeparableConv2d(1536, 2048)
         self.bn4 = nn.BatchNorm2d(2048)
-        self.fc = nn.Linear(2048, classes)
+        self.fc = nn.Linear(2048, num_classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """float32 (N, 3, 299, 299) -> (N, 2048), what the fc layer sees."""

@@ -25,7 +25,7 @@ def test_logits_equal_the_upstream_networks(reference_state, reference_images, r
 
 
 def test_class_count_is_a_parameter():
-    network = Xception(classes=7).eval()
+    network = Xception(num_classes=7).eval()
     with torch.inference_mode():
         assert network(torch.zeros(3, 3, 299, 299)).shape == (3, 7)
 
@@ -33,7 +33,7 @@ def test_class_count_is_a_parameter():
 def test_a_block_does_not_change_its_input():
     """The shortcut adds what came in, not what the first ReLU left of it."""
     x = torch.randn(1, 3, 299, 299)
-    network = Xception(classes=2).eval()
+    network = Xception(num_classes=2).eval()
     features = torch.randn(1, 728, 19, 19)
     before = features.clone()
     with torch.inference_mode():

@@ -22,10 +22,12 @@ import sys
 from pathlib import Path
 
 import chips
-import infer
+import engines
 import options
+from common import model
 from common.cli import Failure, listing, printable
 from common.files import free_space, hash_of, read
+from common.formats import image_name, read_labels
 
 # bytes: a float32 and a uint8 tensor, a text dump, a checkpoint, ONNX or om (docs/formats.md)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
@@ -63,8 +65,6 @@ def check_weights(args) -> str:
     """Return which weights these are; raises Failure if they are missing or damaged."""
     if not args.weights:
         return "demo weights, made from the photos; they cannot classify ImageNet"
-    from xception_pth2onnx import PUBLISHED_MD5, PUBLISHED_NAME
-
     options.find_weights(args)
     if not args.weights.endswith(".onnx"):
         with open(args.weights, "rb") as file:
@@ -72,9 +72,10 @@ def check_weights(args) -> str:
         if start not in CHECKPOINT_STARTS:
             raise Failure(f"{args.weights}: neither a PyTorch checkpoint nor an .onnx")
     md5 = hash_of(args.weights, "md5")
-    if os.path.basename(args.weights) == PUBLISHED_NAME and md5 != PUBLISHED_MD5:
-        raise Failure(f"{args.weights}: md5 is {md5}, the published file's is {PUBLISHED_MD5}; download it again")
-    return f"{args.weights}, md5 {md5}{', as published' if md5 == PUBLISHED_MD5 else ''}"
+    if os.path.basename(args.weights) == model.PUBLISHED_NAME and md5 != model.PUBLISHED_MD5:
+        raise Failure(f"{args.weights}: md5 is {md5}, the published file's is {model.PUBLISHED_MD5}; download it "
+                      "again, or rename other weights")
+    return f"{args.weights}, md5 {md5}{', as published' if md5 == model.PUBLISHED_MD5 else ''}"
 
 
 def find_images(args) -> tuple:
@@ -89,14 +90,13 @@ def find_images(args) -> tuple:
 
 def find_labels(args) -> dict:
     """Return {image: class id} as the run reads it."""
-    from imagenet_acc_eval import read_labels
     from labels import read_source, read_synsets
 
     labels = Path(args.labels)
     if labels.name == "val_label.txt" and not labels.is_dir():
         return read_labels(labels)
     found, _ = read_source(labels, read_synsets(Path(args.synsets)) if args.synsets else ({}, {}), None)
-    return {name.split(".")[0]: label for name, label in found.items()}
+    return {image_name(name): label for name, label in found.items()}
 
 
 def check_data_set(args) -> str:
@@ -139,7 +139,7 @@ def check_cann(args) -> str:
             if path.is_file():
                 found = re.search(rb"(?i)^version=([0-9][\w.]*)", read(path, VERSION_LIMIT), re.MULTILINE)
                 version = found.group(1).decode() if found else version
-    return f"{version}, {infer.choose_engine(args.engine, True)}"
+    return f"{version}, {engines.choose(args.engine, True)}"
 
 
 def check_chips(args) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from _root import ROOT
 
-from common import cli
+from common import cli, model
 from common.cli import Failure, parser_of, positive, printable, run, say
 from common.files import hash_of, read_json, write
 from common.jobs import end_with_parent
@@ -43,8 +43,9 @@ DEFAULT = "atc's default"
 def atc_command(onnx: Path, stem: str, batch_size: int, soc_version: str, precision=None, aipp=False) -> list:
     """Return atc's command line, in the order of the README."""
     return ["atc", "--framework=5", f"--model={onnx}", f"--output={stem}", "--input_format=NCHW",
-            f"--input_shape=image:{batch_size},3,299,299", "--log=error", f"--soc_version={soc_version}",
-            *([f"--insert_op_conf={ROOT / 'tools/xception_aipp.cfg'}"] if aipp else []), *PRECISIONS.get(precision, [])]
+            f"--input_shape={model.INPUT}:{batch_size},3,{model.SIDE},{model.SIDE}", "--log=error",
+            f"--soc_version={soc_version}", *([f"--insert_op_conf={ROOT / 'tools/xception_aipp.cfg'}"] if aipp else []),
+            *PRECISIONS.get(precision, [])]
 
 
 def is_current(target: Path, made: dict) -> bool:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run an om over the tensors of an info file, on one chip or several, with the tool that is there.
+"""Run an om over the tensors of an info file, on one chip or several, with the inference tool that is installed.
 
 Usage:    python3 tools/infer.py OM OUT --info INFO --batch_size N [--device_ids 0,1]
                   [--engine benchmark|ais_bench|host]
@@ -9,25 +9,24 @@ Example:  python3 tools/infer.py xception_bs1.om result/dumpOutput_bs1 --info xc
           $ benchmark.x86_64 -model_type=vision -device_id=1 ...
           50000 dumps in result/dumpOutput_bs1 (50000 made, 0 kept)
 
-The tool: for an om of the real atc, benchmark.$(uname -m) if it lies in the current folder or on
-PATH, else ais_bench if python3 has it; for a host om, the stand-in in host/. --engine forces one.
+The tool: for an om of the real atc, benchmark.$(uname -m) in the current folder or on PATH, otherwise ais_bench if
+python3 has it; for a host om, the stand-in in host/. --engine selects one. Their differences are in engines.py.
 Several devices get equal shares of INFO and run at the same time.
 
 OUT: a folder with one dump for each line of INFO, as the tool writes it: NAME_1.txt (benchmark) or NAME_0.txt
-(ais_bench). None is short, NaN or infinite. A run that failed or was killed goes on where it stopped.
-OUT.json (alone with --round: pure inference on made-up data): what was run and how fast, read by
-throughput.py: {engine, device, batch_size, images, commands, rates: {device id: {interface, images, stages}}, e2e,
-complete, made_from}; rates in images/s, stages in ms an image as the benchmark tells them ({} from ais_bench).
-The tools work below ./result, their output is kept in ./result/*.log.
+(ais_bench), complete, without NaN or infinite values. The same command resumes a run that failed or was killed.
+OUT.json (alone with --round: pure inference on synthetic data), read by summary.py: {engine, device, batch_size,
+images, commands, rates: {device id: {interface, images, stages}}, e2e, complete, made_from}; rates in images/s,
+stages in ms per image as benchmark prints them ({} from ais_bench). After a resume, the rates cover all pieces whose
+rate is known, weighted by their images; where a piece was killed its rate is not, and rates' images are fewer than
+images: the tables then say so. The tools work below ./result and their output is kept in ./result/*.log.
 
-Exit 4 if a tool failed, left out dumps, told no rate or got stuck: its device is named, the others finish.
+Exit status 4 if a tool failed, left out dumps, printed no rate or hung: its device is named, the others finish.
 """
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -37,181 +36,62 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from _root import ROOT
+import _root
 
 import chips
+import engines
 from common import cli
 from common.cli import Failure, listing, parser_of, positive, progress, run, say
-from common.files import free_space, hash_of, hold, lines, located, read, read_json, size_of, write
+from common.files import free_space, hash_of, hold, located, read, read_json, write
+from common.formats import DUMP_LIMIT, MANIFEST, dump_of, image_name, info_text, read_info
 from common.jobs import end_with_parent
+from engines import ENGINES, WORK
 
-BINARY = f"benchmark.{platform.machine()}"
-ENGINES = ("benchmark", "ais_bench", "host")
-ASCEND_MAGIC = b"IMOD"  # first bytes of an om that the real atc wrote
-RATE = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
-WORK = Path("result")
 PATIENCE = 1800  # seconds; loading a large om takes some minutes, a batch less than a second
 DUMP = re.compile(rb"[-+.0-9eE \t]+\r?\n")  # one line of numbers, with its end
-DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
-NOTE_LIMIT = 1000  # bytes of a note that tells whose dumps they are
-LOG_LIMIT = 1 << 30  # bytes of what a tool prints or notes
-
-
-# --- the tools: all that differs between them -----------------------------------------------------------------------
-
-def find_binary():
-    """The real benchmark binary's command name, or None; the stand-in does not count."""
-    if os.access(BINARY, os.X_OK):
-        return f"./{BINARY}"
-    found = shutil.which(BINARY)
-    return BINARY if found and Path(found).resolve().parent != ROOT / "host" else None
-
-
-def is_ascend(om: Path) -> bool:
-    """Whether an om is the real atc's."""
-    size_of(om)
-    with open(om, "rb") as file:
-        return file.read(len(ASCEND_MAGIC)) == ASCEND_MAGIC
-
-
-def choose_engine(asked, ascend: bool) -> str:
-    """'benchmark', 'ais_bench' or 'host': the one asked for, else the first that can run an om of this kind."""
-    if asked == "host" or (asked is None and not ascend):
-        return "host"  # which says what to do about an om that it cannot run
-    if asked != "ais_bench" and find_binary():
-        return "benchmark"
-    if asked != "benchmark" and importlib.util.find_spec("ais_bench"):
-        return "ais_bench"
-    for path in (Path(BINARY), ROOT / BINARY):
-        if asked != "ais_bench" and path.is_file():
-            raise Failure(f"{path}: not executable: chmod +x {shlex.quote(str(path))}", 4)
-    missing = {"benchmark": BINARY, "ais_bench": "ais_bench"}.get(asked, f"{BINARY} or ais_bench")
-    raise Failure(f"{missing}: not found; lay CANN's {BINARY} beside the scripts, or install ais_bench with "
-                  "aclruntime", 4)
-
-
-def benchmark_program(engine: str) -> str:
-    """The command that answers to the benchmark's flags."""
-    if engine == "benchmark":
-        return find_binary()
-    found = shutil.which(BINARY)
-    return BINARY if found and Path(found).resolve().parent == ROOT / "host" else str(ROOT / "host" / BINARY)
-
-
-def dataset_command(engine: str, om: Path, info: str, device: int, batch_size: int) -> list:
-    """The command that runs the tensors of `info`."""
-    if engine == "ais_bench":
-        return ["python3", "-m", "ais_bench", f"--model={om}", f"--input={WORK}/ais_input_device{device}",
-                f"--output={WORK}", f"--output_dirname=dumpOutput_device{device}", "--outfmt=TXT",
-                f"--batchsize={batch_size}", f"--device={device}"]
-    # The suite's network is 299 x 299; without DVPP the tool does not use these two
-    return [benchmark_program(engine), "-model_type=vision", f"-device_id={device}", f"-batch_size={batch_size}",
-            f"-om_path={om}", f"-input_text_path={info}", "-input_width=299", "-input_height=299",
-            "-output_binary=False", "-useDvpp=False"]
-
-
-def pure_command(engine: str, om: Path, device: int, batch_size: int, rounds: int) -> list:
-    """The command that runs made-up data `rounds` times."""
-    if engine == "ais_bench":
-        return ["python3", "-m", "ais_bench", f"--model={om}", f"--loop={rounds}", f"--batchsize={batch_size}",
-                f"--device={device}"]
-    return [benchmark_program(engine), f"-round={rounds}", f"-om_path={om}", f"-device_id={device}",
-            f"-batch_size={batch_size}"]
-
-
-def prepare_input(engine: str, samples: list, device: int):
-    """Give ais_bench its share as a folder of links; it reads no info file."""
-    folder = WORK / f"ais_input_device{device}"
-    shutil.rmtree(folder, ignore_errors=True)
-    if engine == "ais_bench":
-        folder.mkdir(parents=True)
-        for _, path, _, _ in samples:
-            (folder / os.path.basename(path)).symlink_to(os.path.abspath(path))
-
-
-def text_of(path: Path) -> str:
-    """What a tool printed or noted."""
-    return read(path, LOG_LIMIT).decode(errors="replace")
-
-
-def read_rates(engine: str, device: int, batch_size: int, log: Path, pure: bool, om: Path) -> tuple:
-    """(Interface throughputRate, e2e rate or None), images/s, and {stage: ms an image}, as the tool tells them.
-
-    Raises ValueError if it does not.
-    """
-    if engine == "ais_bench":
-        found = re.findall(rf"throughput [^\n]*: {RATE}\s*$", text_of(log), re.MULTILINE)
-        if not found:
-            raise ValueError(f"no throughput in {log}")
-        return float(found[-1]), None, {}
-    path = WORK / (f"PureInfer_perf_of_{om.stem}_in_device_{device}.txt" if pure else
-                   f"perf_vision_batchsize_{batch_size}_device_{device}.txt")
-    text = text_of(path) if path.exists() else ""
-    interface = re.search(rf"(?:Interface throughputRate:|ave_throughputRate =) {RATE}", text)
-    if not interface:
-        raise ValueError(f"no Interface throughputRate in {path}")
-    e2e = re.search(rf"\[e2e\] throughputRate: {RATE}", text)
-    stages = {}
-    for stage, latency in re.findall(rf"\[([a-z ]+)\] throughputRate: .*\bmodule[A-Za-z]+: {RATE}", text):
-        per_image = float(latency) / (batch_size if stage == "post" else 1)  # post's is of a batch
-        stages["infer" if stage == "inference" else stage] = per_image  # some releases write it out
-    return float(interface.group(1)), float(e2e.group(1)) if e2e else None, stages
-
-
-def clear(device: int, batch_size: int, om: Path):
-    """Remove what an earlier run left for this device: the tools add to what they find."""
-    shutil.rmtree(WORK / f"dumpOutput_device{device}", ignore_errors=True)
-    for name in (f"perf_vision_batchsize_{batch_size}_device_{device}.txt", f"dumpOutput_device{device}_summary.json",
-                 f"PureInfer_perf_of_{om.stem}_in_device_{device}.txt", f"dumpOutput_device{device}.owner"):
-        with contextlib.suppress(FileNotFoundError):
-            (WORK / name).unlink()
+NOTE_LIMIT = 1000  # bytes of a note that says whose dumps they are
 
 
 # --- info file and dumps --------------------------------------------------------------------------------------------
 
-def read_info(path: Path) -> list:
-    """[id, path, width, height] of each line; raises Failure on a line that is none."""
-    samples = []
-    for number, line in lines(path):
-        fields = line.split()
-        if len(fields) != 4:
-            raise Failure(f"{path}:{number}: not \"id path width height\": make the info file again")
-        samples.append(fields)
-    if not samples:
-        raise Failure(f"{path}: no sample in it: make the info file again")
-    twice = [name for name, count in Counter(stem(sample[1]) for sample in samples).items() if count > 1]
+def read_samples(path: Path) -> list:
+    """Return read_info(path); raises Failure also if two tensors would share a dump."""
+    samples = read_info(path)
+    twice = [name for name, count in Counter(image_name(sample[1]) for sample in samples).items() if count > 1]
     if twice:
-        raise Failure(f"{path}: {len(twice)} names come twice, and would share a dump: {listing(twice)}")
+        raise Failure(f"{path}: {len(twice)} names come twice and would share a dump: {listing(twice)}; rename the "
+                      "images")
     return samples
 
 
-def stem(path: str) -> str:
-    """The image that a tensor or a dump's name before its suffix stands for: up to the first dot."""
-    return os.path.basename(path).split(".")[0]
-
-
-def whole_dumps(folder: Path) -> dict:
-    """{image: dump} of those dumps in `folder` that ended, with as many values as most, none NaN or infinite."""
+def complete_dumps(folder: Path) -> dict:
+    """Return {image: dump} of the dumps in `folder` that are complete, of the usual length, without NaN or infinity."""
     sizes = {}
     for path in folder.glob("*.txt"):
         try:
             data = read(path, DUMP_LIMIT)
         except Failure:
-            continue  # no dump, whatever it is
+            continue  # not a dump
         if DUMP.fullmatch(data):
             sizes[path] = len(data.split())
     usual = Counter(sizes.values()).most_common(1)
-    return {stem(path.name).rpartition("_")[0]: path for path, size in sizes.items() if size == usual[0][0]}
+    return {dump_of(path.name)[0]: path for path, size in sizes.items() if size == usual[0][0]}
 
 
-def collect(out: Path, wanted: set, devices: list, owner: str):
-    """Move whole dumps of `wanted` images from the devices' folders to `out`, if they were made for `owner`."""
+def collect(out: Path, wanted: set, devices: list, owner: str) -> dict:
+    """Move the complete dumps of `wanted` images, made for `owner`, from the devices' folders to `out`.
+
+    Returns {image: dump in `out`}.
+    """
+    moved = {}
     for device in devices:
         note = WORK / f"dumpOutput_device{device}.owner"
         if note.is_file() and read(note, NOTE_LIMIT) == owner.encode():
-            for image, path in whole_dumps(WORK / f"dumpOutput_device{device}").items():
+            for image, path in complete_dumps(WORK / f"dumpOutput_device{device}").items():
                 if image in wanted:
-                    os.replace(path, out / path.name)
+                    moved[image] = out / path.name
+                    os.replace(path, moved[image])
+    return moved
 
 
 # --- running --------------------------------------------------------------------------------------------------------
@@ -223,9 +103,9 @@ def cores_of(position: int, count: int) -> str:
 
 
 def relay(process, log: Path, prefix: str, errors: list, heard: dict, done: dict):
-    """Copy a tool's output to its log, and to stdout but for its line for each batch; what goes wrong, to `errors`.
+    """Copy a tool's output to its log, and to stdout except its line for each batch; append failures to `errors`.
 
-    heard[log] is the time of the last line, done[log] the number of samples that the tool has told of.
+    heard[log] is the time of the last line, done[log] the number of samples that the tool has reported.
     """
     place = log
     try:
@@ -244,7 +124,7 @@ def relay(process, log: Path, prefix: str, errors: list, heard: dict, done: dict
                     print(prefix + line.decode(errors="replace"), end="", flush=True)
     except OSError as error:
         errors.append(located(error, place, 0))
-        process.kill()  # it would wait for ever for its output to be read
+        process.kill()  # it would wait forever for its output to be read
 
 
 def silent_for(device: int, heard: float) -> float:
@@ -267,14 +147,14 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int
             if not cli.quiet:  # --quiet
                 say("$ " + " ".join(shlex.quote(word) for word in command))
             # stand-ins for several chips share the cores
-            share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if engine == "host" else []
+            share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if ENGINES[engine].on_cpu else []
             running[device] = subprocess.Popen([*share, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                                preexec_fn=end_with_parent)  # noqa: PLW1509 (no thread has begun)
         for device, process in running.items():
             prefix = f"device {device}: " if len(commands) > 1 else ""
             relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors, heard, done)))
             relays[-1].start()
-        advance = stack.enter_context(progress(total, "images")) if total and engine != "host" else None
+        advance = stack.enter_context(progress(total, "images")) if total and not ENGINES[engine].on_cpu else None
         for thread in relays:
             while thread.is_alive():
                 thread.join(1)
@@ -288,7 +168,7 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int
         if errors:
             raise errors[0]
         statuses = {device: process.wait() for device, process in running.items()}
-        return {device: f"was ended after {patience} s without a word or a dump" if device in stuck else
+        return {device: f"killed after {patience} s without output" if device in stuck else
                 f"ended with status {status}" if status else None for device, status in statuses.items()}
     finally:
         stack.close()
@@ -298,25 +178,29 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int
                 process.wait()
 
 
-def device_name(engine: str, log: Path) -> str:
-    """For the tables: what the stand-in says that it is, or the tool."""
-    said = re.search(r"^\[INFO\] (CPU stand-in.*)$", text_of(log), re.MULTILINE)
-    return said.group(1) if engine == "host" and said else engine
-
-
 def warn_if_busy(engine: str, devices: list):
-    """Say which of the chips to be timed is busy with something else: its figures will be wrong."""
-    if engine == "host" or shutil.which("npu-smi") is None:
+    """Warn if a chip to be timed is busy with something else: its rates will be wrong."""
+    if ENGINES[engine].on_cpu or shutil.which("npu-smi") is None:
         return
     try:
         found = chips.find()
     except Failure as error:  # not needed for the run itself
-        say(f"warning: whether the chip is busy is not known: {error}")
+        say(f"warning: {error}; whether the chip is busy is not known")
         return
     for chip in found:
         if chip["device"] in devices and chips.is_busy(chip):
             say(f"warning: device {chip['device']} is busy (AICore {chip['aicore']} %, {chip['processes']} processes): "
                 "its rates will be too low")
+
+
+def clear(device: int, batch_size: int, om: Path):
+    """Remove what an earlier run left for this device: the tools add to what they find."""
+    folders, files = engines.leftovers(device, batch_size, om)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in [*files, WORK / f"dumpOutput_device{device}.owner", WORK / f"device{device}.info"]:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
 
 
 def clean_up(device: int):
@@ -329,35 +213,66 @@ def clean_up(device: int):
 
 
 def start_share(args, engine: str, device: int, share: list, owner: str, everything: bool) -> list:
-    """Make `share` (rows of the info file) ready for a device; return the command that runs it."""
+    """Prepare `share` (rows of the info file) for a device; return the command that runs it."""
     clear(device, args.batch_size, args.om)
     write(WORK / f"dumpOutput_device{device}.owner", owner)
     info = args.info
     if not everything:
         info = f"./{WORK}/device{device}.info"
-        write(info, "".join(f"{i} {' '.join(rest)}\n" for i, (_, *rest) in enumerate(share)))
-    prepare_input(engine, share, device)
-    return dataset_command(engine, args.om, info, device, args.batch_size)
+        write(info, info_text([rest for _, *rest in share]))
+    tool = ENGINES[engine]
+    tool.prepare(share, device)
+    return [*tool.find(), *tool.dataset(args.om, info, device, args.batch_size)]
 
 
-def check_share(args, engine: str, device: int, share: list, ending: str, log: Path) -> tuple:
-    """(rates or None, problem or None) of a device whose tool has ended, as run_tools told."""
+def check_share(args, engine: str, device: int, share: list, ending: str, log: Path, made: dict) -> tuple:
+    """Return (rates or None, problem or None) of a device whose tool ended with `ending` and left `made` dumps."""
     rates = None
     with contextlib.suppress(ValueError):
-        rates = read_rates(engine, device, args.batch_size, log, False, args.om)
-    found = whole_dumps(args.out)
-    missing = [path for _, path, _, _ in share if stem(path) not in found]
+        rates = ENGINES[engine].rates(device, args.batch_size, log, False, args.om)
+    missing = [path for _, path, _, _ in share if image_name(path) not in made]
     if ending:
         return rates, f"{engine} {ending}"
     if missing:
-        said = re.findall(r"^.*\[ERROR\].*$", text_of(log), re.MULTILINE)  # the binary may end well all the same
-        return rates, (f"{len(missing)} of {len(share)} tensors have no whole dump ({listing(missing)})"
-                       + (f"; {engine} said: {said[-1].strip()}" if said else ""))
+        errors = re.findall(r"^.*\[ERROR\].*$", engines.text_of(log), re.MULTILINE)  # the binary may exit with 0
+        return rates, (f"{len(missing)} of {len(share)} tensors have no complete dump ({listing(missing)})"
+                       + (f"; {engine} printed: {errors[-1].strip()}" if errors else ""))
     if rates is None:
-        for _, path, _, _ in share:  # a tool that ended well would have told its rate: trust none of it
-            found[stem(path)].unlink()
-        return None, f"{engine} told no Interface throughputRate (see {log})"
+        for _, path, _, _ in share:  # a tool that succeeded prints its rate: its dumps are not trusted
+            made[image_name(path)].unlink()
+        return None, f"{engine} printed no Interface throughputRate (see {log})"
     return rates, None
+
+
+def mean_rate(pieces: list):
+    """Return the rate over all [(rate in images/s, images)], None if one is unknown: all images by all seconds."""
+    if any(not rate for rate, _ in pieces):
+        return None
+    return sum(images for _, images in pieces) / sum(images / rate for rate, images in pieces)
+
+
+def combine(before: dict, rate: dict) -> dict:
+    """Return the rates {interface, images, stages} of two pieces of one device's images."""
+    if not before:
+        return rate
+    pieces = [(piece["interface"], piece["images"]) for piece in (before, rate)]
+    total = before["images"] + rate["images"]
+    stages = {stage: sum(piece["stages"][stage] * piece["images"] for piece in (before, rate)) / total
+              for stage in rate["stages"] if stage in before["stages"]}
+    return {"interface": mean_rate(pieces), "images": total, "stages": stages}
+
+
+def earlier_rates(record: dict, devices: list) -> dict:
+    """Return the rates of a record's earlier pieces, empty unless the same devices ran them: rates are summed."""
+    rates = record.get("rates")
+    try:
+        if rates.keys() == set(map(str, devices)) and all(
+                rate["interface"] > 0 and rate["images"] > 0 and sum(rate["stages"].values()) >= 0
+                for rate in rates.values()) and (record.get("e2e") or 0) >= 0:
+            return rates
+    except (AttributeError, KeyError, TypeError):
+        pass  # a damaged record: its dumps count, its rates do not
+    return {}
 
 
 def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
@@ -372,23 +287,29 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     record["commands"] = [" ".join(map(shlex.quote, command)) for command in commands.values()]
     endings = run_tools(engine, commands, logs, args.patience, len(todo))
     seconds = time.monotonic() - started
-    collect(args.out, {stem(path) for _, path, _, _ in todo}, list(shares), owner)
+    made = collect(args.out, {image_name(path) for _, path, _, _ in todo}, list(shares), owner)
 
-    problems, record["rates"] = [], {}
+    earlier = earlier_rates(record, args.device_ids)
+    problems, record["rates"], e2e = [], dict(earlier), len(todo) / seconds
     for device, share in shares.items():
-        rates, problem = check_share(args, engine, device, share, endings[device], logs[device])
+        rates, problem = check_share(args, engine, device, share, endings[device], logs[device], made)
         if problem:
             problems.append(f"device {device}: {problem}")
-        else:
-            record["rates"][str(device)] = {"interface": rates[0], "images": len(share), "stages": rates[2]}
-            record["e2e"] = rates[1] if rates[1] and len(shares) == 1 else len(todo) / seconds
-            clean_up(device)
-    record["device"] = device_name(engine, next(iter(logs.values())))
+            continue
+        rate = {"interface": rates[0], "images": len(share), "stages": rates[2]}
+        record["rates"][str(device)] = combine(earlier.get(str(device)), rate)
+        if rates[1] and len(shares) == 1:
+            e2e = rates[1]
+        clean_up(device)
+    if len(problems) < len(shares):
+        before = sum(rate["images"] for rate in earlier.values())
+        record["e2e"] = mean_rate([(record.get("e2e"), before), (e2e, len(todo))]) if before else e2e
+    record["device"] = engines.device_name(engine, next(iter(logs.values())))
     return problems
 
 
 def load_record(path: Path, fresh: dict) -> dict:
-    """The record that an earlier run left, if it is of the same om, tensors and tool; else `fresh`."""
+    """Return an earlier run's record if it is of the same om, tensors and tool, otherwise `fresh`."""
     try:
         record = read_json(path)
     except (FileNotFoundError, ValueError):
@@ -397,7 +318,7 @@ def load_record(path: Path, fresh: dict) -> dict:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is a record of this script, of whatever it may have run."""
+    """Return True if a file is a record of this script, whatever it ran."""
     try:
         return "made_from" in read_json(path)
     except (FileNotFoundError, ValueError, TypeError):
@@ -410,8 +331,8 @@ def save_record(path: Path, record: dict):
 
 def run_dataset(args, engine: str, record_path: Path) -> int:
     """Make the dumps that are missing; see the head of this file."""
-    samples = read_info(Path(args.info))
-    manifest = Path(os.path.dirname(samples[0][1]), "manifest.json")
+    samples = read_samples(Path(args.info))
+    manifest = Path(os.path.dirname(samples[0][1]), MANIFEST)
     fresh = {"engine": engine, "batch_size": args.batch_size, "images": len(samples), "complete": False, "rates": {},
              "made_from": {"om": hash_of(args.om), "info": hash_of(Path(args.info)), "engine": engine,
                            "tensors": hash_of(manifest) if manifest.exists() else None}}
@@ -420,20 +341,19 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     remains = [path for path in args.out.iterdir() if path.name.endswith((".txt", ".bin", ".part"))]
     if not is_record(record_path) and any(args.out.iterdir()):
-        raise Failure(f"{args.out}: not empty, and no record of infer.py ({record_path}) beside it: not made here; use "
-                      "a folder of its own", 4)
+        raise Failure(f"{args.out}: not empty and has no record of infer.py ({record_path}), so it was not made here; "
+                      "use a separate folder", 4)
     if record is fresh:
         for path in remains:
             path.unlink()
-    record["complete"] = False if record is fresh else record["complete"]
     save_record(record_path, record)  # from here on the folder is known as this script's
-    images = {stem(path) for _, path, _, _ in samples}
+    images = {image_name(path) for _, path, _, _ in samples}
     collect(args.out, images, args.device_ids, owner)
-    kept = {image: path for image, path in whole_dumps(args.out).items() if image in images}
+    kept = {image: path for image, path in complete_dumps(args.out).items() if image in images}
     for path in set(args.out.iterdir()) - set(kept.values()):
         if path.name.endswith((".txt", ".bin", ".part")):
             path.unlink()
-    todo = [sample for sample in samples if stem(sample[1]) not in kept]
+    todo = [sample for sample in samples if image_name(sample[1]) not in kept]
     record["complete"] = record["complete"] and not todo
     save_record(record_path, record)
     problems = make_dumps(args, engine, todo, owner, record) if todo else []
@@ -442,32 +362,34 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     if problems:
         for problem in problems:
             say(f"infer.py: {problem}")
-        room = "" if free_space(WORK) > DUMP_LIMIT else f" (the disk of {WORK} is full: make room first)"
-        raise Failure(f"failed on the devices named above; dumps that are whole are kept: run again{room}", 4)
+        full = "" if free_space(WORK) > DUMP_LIMIT else f"; the disk of {WORK} is full, free space first"
+        failed = listing([problem.split()[1].rstrip(":") for problem in problems], 8)
+        raise Failure(f"inference failed on device {failed} (see above); finished dumps are kept, rerun to resume"
+                      f"{full}", 4)
     print(f"{len(samples)} dumps in {args.out} ({len(todo)} made, {len(kept)} kept)")
     return 0
 
 
 def run_pure(args, engine: str, record_path: Path) -> int:
-    """Time the om on made-up data, on one device."""
+    """Time the om on synthetic data, on one device."""
     device = args.device_ids[0]
     record = {"engine": engine, "batch_size": args.batch_size, "round": args.round, "complete": True,
               "made_from": {"om": hash_of(args.om), "engine": engine, "round": args.round}}
     if load_record(record_path, record) is not record:
-        print(f"{record_path}: timed before, kept")
+        print(f"{record_path}: already timed, kept")
         return 0
     warn_if_busy(engine, [device])
     clear(device, args.batch_size, args.om)
     log = WORK / f"{engine}_pure_bs{args.batch_size}_device{device}.log"
-    command = pure_command(engine, args.om, device, args.batch_size, args.round)
+    command = [*ENGINES[engine].find(), *ENGINES[engine].pure(args.om, device, args.batch_size, args.round)]
     ending = run_tools(engine, {device: command}, {device: log}, args.patience)[device]
     try:
-        rate, *_ = read_rates(engine, device, args.batch_size, log, True, args.om)
+        rate, *_ = ENGINES[engine].rates(device, args.batch_size, log, True, args.om)
     except ValueError as error:
         raise Failure(f"device {device}: {error}", 4) from error
     if ending:
         raise Failure(f"device {device}: {engine} {ending}", 4)
-    record.update(rates={str(device): {"interface": rate}}, device=device_name(engine, log))
+    record.update(rates={str(device): {"interface": rate}}, device=engines.device_name(engine, log))
     save_record(record_path, record)
     return 0
 
@@ -486,25 +408,25 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder for the dumps, made if missing")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--info", help="info file: run its tensors")
-    mode.add_argument("--round", type=positive, help="run made-up data this many times instead (pure inference)")
+    mode.add_argument("--round", type=positive, help="run synthetic data this many times instead (pure inference)")
     mode.add_argument("--which", action="store_true", help="print the tool for an om of the real atc")
     parser.add_argument("--batch_size", type=positive, default=1, help="the om's (default: 1)")
     parser.add_argument("--device_ids", type=device_list, default=[0], metavar="0,1,...", help="default: 0")
     parser.add_argument("--patience", type=positive, default=PATIENCE, metavar="SECONDS",
-                        help="end a tool that neither prints nor dumps for so long (default: %(default)s)")
-    parser.add_argument("--engine", choices=ENGINES, help="default: see above")
+                        help="kill a tool that prints and dumps nothing for this long (default: %(default)s)")
+    parser.add_argument("--engine", choices=engines.NAMES, help="default: see above")
     args = parser.parse_args()
 
     if args.which:
-        print(choose_engine(args.engine, True))
+        print(engines.choose(args.engine, True))
         return 0
     if args.out is None:
         parser.error("OM and OUT are missing")
     if args.out.name in ("", ".."):
-        parser.error(f"OUT {args.out}: not a folder of its own")
+        parser.error(f"OUT {args.out}: not the name of a folder")
     if args.info == "":
         parser.error("--info: no file name")
-    engine = choose_engine(args.engine, is_ascend(args.om))
+    engine = engines.choose(args.engine, engines.is_ascend(args.om))
     WORK.mkdir(exist_ok=True)
     locks = [hold(WORK / f"device{device}.lock", f"device {device} of {WORK.resolve()}") for device in args.device_ids]
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -33,10 +33,10 @@ import _root
 
 from common.cli import Failure, listing, parser_of, printable, run
 from common.files import lines, size_of, write
+from common.formats import IMAGE_SUFFIXES, bins_of, image_name, read_pairs
 
 SYNSET = re.compile(r"n\d{8}")
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
-SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # as img_preprocess.py
 # What a CSV's header calls the image and its class, in lower case and without blanks and underscores
 IMAGE_COLUMNS = {"image", "imageid", "imagename", "imagepath", "img", "file", "filename", "filepath", "name", "path"}
 CLASS_COLUMNS = {"class", "classid", "classindex", "label", "labelid", "target", "category", "categoryid", "synset",
@@ -113,7 +113,7 @@ def from_folders(source: Path, synsets: dict, folders: str) -> dict:
     found = {}
     for name in names:
         for image in sorted(os.listdir(source / name)):
-            if Path(image).suffix.lower() in SUFFIXES:
+            if Path(image).suffix.lower() in IMAGE_SUFFIXES:
                 if image in found:
                     raise Failure(f"{source}: {image} is in two class folders: rename one")
                 found[image] = ids[name]
@@ -168,19 +168,6 @@ def from_csv(source: Path, rows: list, synsets: dict) -> dict:
     return found
 
 
-def from_pairs(source: Path, rows: list, synsets: dict) -> dict:
-    """{image: class id} of lines "NAME CLASS", [(line number, text)]."""
-    found = {}
-    for number, text in rows:
-        fields = text.split()
-        if len(fields) != 2:
-            raise Failure(f"{source}:{number}: {text[:80]!r} is not \"NAME CLASS\"")
-        if fields[0] in found:
-            raise Failure(f"{source}:{number}: {fields[0]} comes twice")
-        found[fields[0]] = class_of(fields[1], f"{source}:{number}", synsets)
-    return found
-
-
 def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
     """({image: class id}, what SOURCE is) ; raises Failure naming the line that will not do."""
     if source.is_dir():
@@ -195,7 +182,7 @@ def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
             return from_csv(source, rows, synsets[0]), "CSV"
         except csv.Error as error:
             raise Failure(f"{source}: not a CSV: {error}") from error
-    return from_pairs(source, rows, synsets[0]), "lines of name and class"
+    return read_pairs(source, rows, lambda text, place: class_of(text, place, synsets[0])), "lines of name and class"
 
 
 def main() -> int:
@@ -210,8 +197,8 @@ def main() -> int:
 
     labels, kind = read_source(args.source, read_synsets(args.synsets) if args.synsets else ({}, {}), args.folders)
     if args.of:
-        taken = {name[:-len(".bin")] for name in os.listdir(args.of) if name.endswith(".bin")}
-        labels = {name: label for name, label in labels.items() if name.split(".")[0] in taken}
+        taken = set(bins_of(args.of))
+        labels = {name: label for name, label in labels.items() if image_name(name) in taken}
     if not labels:
         raise Failure(f"{args.source}: no image in it{f' that has a .bin in {args.of}' if args.of else ''}")
     blank = [name for name in labels if name.split() != [name]]

@@ -21,11 +21,12 @@ from pathlib import Path
 
 from _root import ROOT
 
+from common import model
 from common.cli import Failure, parser_of, run, say
 from common.files import replacing
+from common.formats import image_name, read_labels
 
 SEED = 299
-CLASSES = 1000  # as ImageNet, so that real class ids fit
 VIEWS = 4  # random crops of each photo to learn from
 BATCH = 4  # photos at a time through the network: fastest on few cores
 RIDGE = 10.0  # of the features' mean square: so strong that some photos are missed, and small changes show
@@ -61,10 +62,10 @@ def load_views(images: list):
     from PIL import Image
     from torchvision import transforms
 
-    finish = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
-    centre = transforms.Compose([transforms.Resize(333), transforms.CenterCrop(299), *finish])
-    crop = transforms.Compose([transforms.RandomResizedCrop(299, scale=(0.4, 1.0)), transforms.RandomHorizontalFlip(),
-                               *finish])
+    finish = [transforms.ToTensor(), transforms.Normalize([model.MEAN] * 3, [model.STD] * 3)]
+    centre = transforms.Compose([transforms.Resize(model.SHORT_SIDE), transforms.CenterCrop(model.SIDE), *finish])
+    crop = transforms.Compose([transforms.RandomResizedCrop(model.SIDE, scale=(0.4, 1.0)),
+                               transforms.RandomHorizontalFlip(), *finish])
     torch.manual_seed(SEED)
     photos = [Image.open(path).convert("RGB") for path in images]
     return torch.stack([torch.stack([view(photo) for photo in photos]) for view in [centre] + [crop] * VIEWS])
@@ -82,7 +83,7 @@ def calibrate(network, photos):
 
 
 def fit(features, classes):
-    """Ridge regression from features (n, 2048) to classes (n,): weight (CLASSES, 2048) and bias (CLASSES,).
+    """Ridge regression from features (n, 2048) to classes (n,): weight (num_classes, 2048) and bias (num_classes,).
 
     Classes without a photo get small random weights and a low bias: answers that are possible, and wrong.
     """
@@ -97,9 +98,9 @@ def fit(features, classes):
     kernel = centred @ centred.T
     kernel += RIDGE * kernel.diagonal().sum() * torch.eye(len(kernel)) / len(kernel)
     solved = centred.T @ torch.linalg.solve(kernel, targets - share)
-    weight = torch.randn(CLASSES, features.shape[1], dtype=torch.double,
+    weight = torch.randn(model.NUM_CLASSES, features.shape[1], dtype=torch.double,
                          generator=torch.Generator().manual_seed(SEED)) * solved.std() * 0.1
-    bias = torch.full((CLASSES,), -0.3, dtype=torch.double)
+    bias = torch.full((model.NUM_CLASSES,), -0.3, dtype=torch.double)
     weight[known], bias[known] = solved.T, share - mean @ solved
     return (SPREAD * weight).float(), (SPREAD * bias).float()
 
@@ -111,9 +112,9 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT.pth.tar", type=Path)
     args = parser.parse_args()
 
-    label_of = dict(line.split() for line in args.labels.read_text().splitlines())
+    label_of = read_labels(args.labels)
     images = sorted(args.images.iterdir())
-    if sorted(label_of) != [path.name for path in images]:
+    if sorted(label_of) != sorted(image_name(path) for path in images):
         raise Failure(f"{args.images} and {args.labels} do not name the same images")
     made_from = digest(images, args.labels)
     if is_current(args.out, made_from):
@@ -126,9 +127,9 @@ def main() -> int:
 
     say(f"making demo weights from {len(images)} photos: a minute or two")
     torch.manual_seed(SEED)
-    network = Xception(CLASSES).to(memory_format=torch.channels_last)
+    network = Xception(model.NUM_CLASSES).to(memory_format=torch.channels_last)
     views = load_views(images)
-    classes = torch.tensor([int(label_of[path.name]) for path in images])
+    classes = torch.tensor([label_of[image_name(path)] for path in images])
     with torch.inference_mode():
         calibrate(network, views[0])
         features = torch.cat([network.features(batch) for batch in views[1:].flatten(0, 1).split(BATCH)])

@@ -26,14 +26,13 @@ from pathlib import Path
 from _root import ROOT
 
 import chips
-import infer
+import engines
 import shares
-from common import cli
+from common import cli, model
 from common.cli import Failure, parser_of, run, say
 from compile_om import PRECISIONS
 
 PATH_RULE = re.compile(r"[\u4e00-\u9fa5A-Za-z0-9./_-]+")  # atc's
-SHORT_SIDE = 333
 DEMO = ROOT / "test/data"
 DEMO_WEIGHTS = "demo.pth.tar"
 OLDEST_PYTHON = {"cann": (3, 7), "host": (3, 9)}  # torch and OpenVINO for the stand-ins need 3.9
@@ -60,6 +59,13 @@ def matching(pattern: str, expected: str):
             raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {expected}")
         return text
     return check
+
+
+def short_side(text: str) -> str:
+    """For argparse: pixels of the short side, which the crop must fit into."""
+    if not re.fullmatch("[1-9][0-9]{1,5}", text) or int(text) < model.SIDE:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {model.SIDE} or more")
+    return text
 
 
 def refuse(message: str):
@@ -93,8 +99,8 @@ def parse(words: list) -> argparse.Namespace:
     recipe = parser.add_argument_group("what is run")
     recipe.add_argument("--batch_sizes", metavar="LIST", type=matching("[1-9][0-9]{0,4}(,[1-9][0-9]{0,4})*",
                         "a list such as 1,16"), help="one om and one run each (default: 1,16)")
-    recipe.add_argument("--resize", metavar="N", type=matching("299|[3-9][0-9]{2}|[1-9][0-9]{3,5}", "299 or more"),
-                        default=str(SHORT_SIDE), help="short side before the crop, pixels (default: %(default)s)")
+    recipe.add_argument("--resize", metavar="N", type=short_side,
+                        default=str(model.SHORT_SIDE), help="short side before the crop, pixels (default: %(default)s)")
     recipe.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s")
     recipe.add_argument("--aipp", **switch, help="uint8 tensors, a quarter of the size, normalized on the chip")
@@ -111,7 +117,7 @@ def parse(words: list) -> argparse.Namespace:
                       help="default: what npu-smi reports, without it Ascend310")
     host.add_argument("--device_ids", metavar="LIST", type=matching("[0-9]{1,6}(,[0-9]{1,6})*", "a list such as 0,1"),
                       help="chips that share the images (default: the first healthy one)")
-    host.add_argument("--engine", choices=infer.ENGINES, help="inference tool (default: the first of these that is "
+    host.add_argument("--engine", choices=engines.NAMES, help="inference tool (default: the first of these that is "
                       "there)")
     host.add_argument("--check", **switch, help="report what this run needs and lacks; start nothing")
     for option in ("--study", "--score"):  # docs/precision.md and docs/multi-chip.md
@@ -211,7 +217,7 @@ def find_tools(args):
                       "another (README section 2)", 4)
     if os.access(f"benchmark.{platform.machine()}", os.X_OK):  # CANN delivers the binary by itself
         args.path = f"{os.getcwd()}{os.pathsep}{args.path}"
-    infer.choose_engine(args.engine, True)
+    engines.choose(args.engine, True)
 
 
 def find_chip(args):

@@ -35,7 +35,9 @@ import _root
 import report
 from common.cli import Failure, import_openvino, listing, parser_of, positive, printable, progress, run
 from common.files import as_written, hash_of, read, read_json
-from imagenet_acc_eval import TOP, find_dumps, highest, parse_dump, rank
+from common.formats import find_dumps, parse_dump
+from common.stats import highest, rank
+from imagenet_acc_eval import TOP
 from report import LONGEST
 
 import numpy as np

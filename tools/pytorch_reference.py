@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure plain PyTorch's accuracy on a labelled folder: what a converted model is held against.
+"""Measure plain PyTorch's accuracy on a labelled folder: the reference of a converted model.
 
 Usage:    python3 tools/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
                   [--interpolation bilinear|bicubic] [--of BINS...]
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import _root
 
-from common.cli import Failure, parser_of, run, say
+from common import model
+from common.cli import Failure, listing, parser_of, run, say
+from common.formats import bins_of, read_labels
 
 TOP = 5
 BATCH = 4  # images at a time: fastest on few cores
@@ -29,8 +31,8 @@ def predict(network, paths: list, short_side: int, interpolation: str):
 
     transform = transforms.Compose([
         transforms.Resize(short_side, interpolation=transforms.InterpolationMode(interpolation)),
-        transforms.CenterCrop(299), transforms.ToTensor(),
-        transforms.Normalize([0.5] * 3, [0.5] * 3),
+        transforms.CenterCrop(model.SIDE), transforms.ToTensor(),
+        transforms.Normalize([model.MEAN] * 3, [model.STD] * 3),
     ])
     found = []
     with torch.inference_mode():
@@ -46,7 +48,8 @@ def main() -> int:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("images", metavar="IMAGES", type=Path)
     parser.add_argument("labels", metavar="val_label.txt", type=Path)
-    parser.add_argument("--resize", type=int, default=333, help="short side before the crop (default: %(default)s)")
+    parser.add_argument("--resize", type=int, default=model.SHORT_SIDE,
+                        help="short side before the crop, pixels (default: %(default)s)")
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s")
     parser.add_argument("--of", metavar="BINS", type=Path, nargs="+", help="only images that have a .bin in "
@@ -60,22 +63,23 @@ def main() -> int:
 
     network = build_network(args.checkpoint, load_checkpoint(args.checkpoint)[0])
     network = network.to(memory_format=torch.channels_last)
-    rows = [line.split() for line in args.labels.read_text().splitlines()]
+    labels = read_labels(args.labels)
     if args.of:
-        taken = {path.stem for folder in args.of for path in folder.glob("*.bin")}
-        rows = [row for row in rows if row[0].split(".")[0] in taken]
-    expected = torch.tensor([int(label) for _, label in rows])
+        taken = {name for folder in args.of for name in bins_of(folder)}
+        labels = {name: label for name, label in labels.items() if name in taken}
+    expected = torch.tensor(list(labels.values()))
     places = find_images(args.images)[0]
-    gone = [name for name, _ in rows if name.split(".")[0] not in places]
-    if gone:
-        raise Failure(f"{args.images}: no image {gone[0]}, which {args.labels} has")
-    paths = [places[name.split(".")[0]][0] for name, _ in rows]
+    missing = [name for name in labels if name not in places]
+    if missing or not labels:
+        raise Failure(f"{args.images}: contains no image {listing(missing)}, which {args.labels} lists" if missing else
+                      f"{args.labels}: none of its images has a tensor in {listing(args.of)}; rerun img_preprocess.py")
+    paths = [places[name][0] for name in labels]
     hits = predict(network, paths, args.resize, args.interpolation) == expected[:, None]
     top1, top5 = (100 * hits[:, :k].any(1).double().mean().item() for k in (1, 5))
     if top5 < LEAST_TOP5:
         raise Failure(f"{args.checkpoint}: plain PyTorch has top-5 {top5:.2f} % on these images: weights and "
                       f"{args.labels} do not belong together")
-    say(f"plain PyTorch on the same {len(rows)} images: top-1 {top1:.3f} %, top-5 {top5:.3f} %")
+    say(f"plain PyTorch on the same {len(labels)} images: top-1 {top1:.3f} %, top-5 {top5:.3f} %")
     print(f"{top1!r},{top5!r}")
     return 0
 

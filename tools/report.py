@@ -45,9 +45,11 @@ import summary
 from common.cli import Failure, parser_of, positive, printable, progress, run, say
 from common.files import as_written, lines, read, read_json, size_of
 from common.files import write as write_file
+from common.formats import find_dumps, parse_dump
 from common.jobs import start_worker, workers
-from imagenet_acc_eval import BACKGROUND_CLASSES, MAX_DROP, Z95, find_dumps, parse_dump, reference_of, wilson
-from img_preprocess import SHORT_SIDE
+from common.model import BACKGROUND_CLASSES, SHORT_SIDE
+from common.stats import Z95, wilson
+from imagenet_acc_eval import MAX_DROP, reference_of
 
 import numpy as np
 from PIL import Image
@@ -672,7 +674,7 @@ def call(script: str, *arguments, cwd):
 
 def make_photo(args) -> int:
     """photo.html: the five likeliest classes of one photo."""
-    from imagenet_acc_eval import highest
+    from common.stats import highest
 
     size_of(args.photo)
     size_of(args.om)

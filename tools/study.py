@@ -36,21 +36,22 @@ from types import SimpleNamespace
 
 from _root import ROOT
 
-from common import cli
+from common import cli, model
 from common.cli import Failure, parser_of, positive, run, say
 from common.files import read, read_json, write
 from common.jobs import end_with_parent
 from report import paired_rows, read_details
-from xception_pth2onnx import ONNX_LIMIT, PUBLISHED_MD5
+from xception_pth2onnx import ONNX_LIMIT
 
 import numpy as np
 
-RECIPES = [(resize, interpolation) for resize in (333, 342) for interpolation in ("bilinear", "bicubic")]
+RECIPES = [(resize, interpolation) for resize in (model.SHORT_SIDE, model.PORT_SHORT_SIDE)
+           for interpolation in ("bilinear", "bicubic")]
 PRECISIONS = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}  # as the host engine names them
 REQUIRED = ["f32", "fp16"]  # bf16 is a preview of the stand-ins, and tells nothing about a chip
-BASE = (333, "bilinear", "f32")
+BASE = (model.SHORT_SIDE, "bilinear", "f32")
 COMMANDS = Path("commands.txt").absolute()  # run_all.sh's record
-PUBLISHED_DROP = 0.542  # points of top-1, 78.892 to 78.35 (README 6.2)
+PUBLISHED_DROP = round(model.PUBLISHED_TOP1 - model.PORT_TOP1, 3)  # points
 
 
 def load(folder: Path, precision: str) -> SimpleNamespace:
@@ -107,7 +108,7 @@ def print_table(runs: dict):
 def weights_of(onnx) -> str:
     """'published', 'demo' or 'other', as the ONNX file's metadata_props tell."""
     data = read(onnx, ONNX_LIMIT) if onnx else b""
-    return "demo" if b"demo weights" in data else "published" if PUBLISHED_MD5.encode() in data else "other"
+    return "demo" if b"demo weights" in data else "published" if model.PUBLISHED_MD5.encode() in data else "other"
 
 
 def explain(runs: dict, weights: str):
@@ -127,7 +128,7 @@ def explain(runs: dict, weights: str):
             print(f"this CPU does not compute in {precision}: that column is f32's")
     if weights == "other":
         print(f"Nothing is said of the published drop of {PUBLISHED_DROP} points: it is of the published weights (md5 "
-              f"{PUBLISHED_MD5}) on ImageNet, and these are others, or not told with --onnx")
+              f"{model.PUBLISHED_MD5}) on ImageNet, and these are others, or not told with --onnx")
         return
     if weights == "demo":
         print(f"{total} photos and demo weights cannot tell where the published drop of {PUBLISHED_DROP} points comes "
@@ -179,7 +180,7 @@ def run_recipe(args, resize: int, interpolation: str, stems: dict):
          f"--resize={resize}", f"--interpolation={interpolation}", *["--aipp"] * args.aipp,
          f"--on-error={args.on_error}", *subset)
     step("4 Data set: info file", "python3", ROOT / "gen_dataset_info.py", "bin", "./prep_dataset", "./xception.info",
-         299, 299)
+         model.SIDE, model.SIDE)
     labels = args.labels
     if subset or os.path.basename(labels) != "val_label.txt":
         step("4 Data set: labels", "python3", ROOT / "tools/labels.py", labels, "val_label.txt",

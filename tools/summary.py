@@ -38,8 +38,8 @@ import _root
 import shares
 from common.cli import Failure, parser_of, printable, run
 from common.files import as_written, hash_of, lines, read_json, write
+from engines import is_ascend
 from host import om
-from infer import is_ascend
 
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
 LARGEST = 1e12  # images/s that nothing reaches
@@ -95,9 +95,15 @@ def merge_shares(shares: list) -> dict:
 
 
 def interface(record: dict):
-    """Images/s over all devices, or None if the run was not timed in one go."""
+    """Return images/s over all devices, None if no part of the run was timed."""
     rates = [rate["interface"] for rate in record.get("rates", {}).values()]
     return sum(rates) if rates else None
+
+
+def untimed(record: dict) -> int:
+    """Return how many images of a record its rates do not cover: those of a piece that was killed."""
+    timed = [rate.get("images") for rate in record.get("rates", {}).values()]
+    return record["images"] - sum(timed) if "images" in record and all(timed) else 0
 
 
 def rows(records: list, pure: dict, soc_version: str) -> list:
@@ -127,6 +133,9 @@ def print_table(table: list, records: list, with_pure: bool):
               f"{figure(row['e2e']):>12}" + (f"  {figure(row['pure']):>14}" if with_pure else "")
               + ("  best" if len(table) > 1 and row["interface"] == best else ""))
     for record in sorted(records, key=lambda record: record["batch_size"]):
+        if untimed(record) > 0:
+            print(f"batch {record['batch_size']}: partial: {untimed(record)} of {record['images']} images were run by "
+                  "a process that was killed, and are in no rate")
         if len(record.get("rates", {})) > 1:
             parts = [f"device {device} {rate['interface']:g}" if ", " not in device else
                      f"{device.replace(', ', ' on device ')}: {rate['interface']:g}"

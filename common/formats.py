@@ -1,0 +1,169 @@
+"""The files between the steps: image names, manifest, info file, labels and dumps. docs/formats.md describes them.
+
+Imported only. Runs on the NPU host: Python 3.7; numpy is imported where a dump is parsed.
+"""
+import os
+import re
+import warnings
+from pathlib import Path
+
+from common.cli import Failure, listing, say
+from common.files import lines, read, read_json
+
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # in any case
+MANIFEST = "manifest.json"  # img_preprocess.py writes it next to the tensors
+DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
+NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+def image_name(path) -> str:
+    """Return the name by which all steps know an image: its file's name up to the first dot."""
+    return os.path.basename(path).split(".")[0]
+
+
+def bins_of(folder) -> list:
+    """Return the image names of the tensors in a folder, NAME.bin, in no order."""
+    return [name[:-len(".bin")] for name in os.listdir(folder) if name.endswith(".bin")]
+
+
+def read_manifest(folder) -> dict:
+    """Return the content of a folder's manifest.json, empty without one; raises Failure if it is not a manifest."""
+    path = Path(folder, MANIFEST)
+    try:
+        manifest = read_json(path)
+        if not isinstance(manifest, dict):
+            raise TypeError(type(manifest).__name__)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise Failure(f"{path}: not a manifest of img_preprocess.py ({error}); use another folder") from error
+    return manifest
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+def class_id(text: str, _place: str) -> int:
+    """Return a class id; raises ValueError on anything else."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def read_pairs(path, rows, class_of=class_id) -> dict:
+    """Return {NAME: class id} of `rows`, (line number, "NAME CLASS") of file `path`; blank ones are skipped.
+
+    class_of(text, place) parses CLASS. Raises Failure naming the line that is malformed, or whose image comes twice.
+    """
+    found, images = {}, set()
+    for number, line in rows:
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            name, text = fields
+            found[name] = class_of(text, f"{path}:{number}")
+        except ValueError as error:
+            raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"") from error
+        image = image_name(name)
+        if image in images:
+            raise Failure(f"{path}:{number}: {image} comes twice")
+        images.add(image)
+    return found
+
+
+def read_labels(path) -> dict:
+    """Return {image name: class id} of val_label.txt; raises Failure on a malformed line, or without a label."""
+    labels = {image_name(name): label for name, label in read_pairs(path, lines(path)).items()}
+    if not labels:
+        raise Failure(f"{path}: contains no label")
+    return labels
+
+
+# --- info file ------------------------------------------------------------------------------------------------------
+
+def info_text(rows: list) -> str:
+    """Return an info file of rows (path, width, height), numbered from 0."""
+    return "".join(f"{i} {path} {width} {height}\n" for i, (path, width, height) in enumerate(rows))
+
+
+def read_info(path) -> list:
+    """Return [(id, path, width, height)] of an info file, all text; raises Failure on a malformed line."""
+    samples = []
+    for number, line in lines(path):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 4 or "\0" in line or not all(NUMBER.fullmatch(fields[i]) for i in (0, 2, 3)):
+            raise Failure(f"{path}:{number}: not \"id path width height\"; rerun gen_dataset_info.py")
+        samples.append(tuple(fields))
+    if not samples:
+        raise Failure(f"{path}: contains no sample; rerun gen_dataset_info.py")
+    return samples
+
+
+# --- dumps ----------------------------------------------------------------------------------------------------------
+
+def dump_of(name: str) -> tuple:
+    """Return (image name, output number as text) of a dump's file name, IMAGE_1.txt for instance."""
+    image, _, output = os.path.splitext(os.path.basename(name))[0].rpartition("_")
+    return image_name(image), output
+
+
+def find_dumps(folder: Path) -> dict:
+    """Return {image name: path of its dump} sorted by image; raises Failure on two dumps for one image.
+
+    Takes IMAGE_1 (benchmark) and IMAGE_0 (ais_bench), .txt and .bin, of `folder` and its folders shareRofW.
+    """
+    dumps, others = {}, []
+    shares = sorted(path.name for path in folder.glob("share*of*") if path.is_dir())
+    for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
+        path = os.path.join(folder, name)
+        if os.path.splitext(name)[1] not in (".txt", ".bin"):
+            others += [name] * (image_name(name) not in shares)  # ais_bench of 2022 leaves sumary.json here
+            continue
+        image, output = dump_of(name)
+        if output not in ("0", "1") or not image:
+            raise Failure(f"{path}: not IMAGE_1 or IMAGE_0, so a second output or not a dump; remove it")
+        if image in dumps:
+            raise Failure(f"{dumps[image]} and {path}: two dumps for one image; remove the stale one")
+        dumps[image] = path
+    if others:
+        say(f"{folder}: {len(others)} other files ignored ({listing(others)})")
+    if not dumps:
+        raise Failure(f"{folder}: contains no .txt or .bin dump; run the benchmark first")
+    return dumps
+
+
+def parse_dump(path: str):
+    """Return one dump as a float vector, a value per class; raises Failure unless it is one line of numbers.
+
+    .txt becomes float64, .bin (little-endian, no header) stays float32. NaN and infinite values pass.
+    """
+    import numpy as np
+
+    data = read(path, DUMP_LIMIT)
+    if path.endswith(".bin"):
+        if len(data) % 4:
+            raise Failure(f"{path}: {len(data)} bytes are not float32 values")
+        return np.frombuffer(data, dtype="<f4")
+    line, newline, more = data.partition(b"\n")
+    if not newline:
+        raise Failure(f"{path}: truncated: its line has no end")  # perhaps within the last number
+    if more.strip():
+        raise Failure(f"{path}: more than one line, so not the dump of one image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy warns about text that it cannot parse, and returns what came before
+        try:
+            return np.fromstring(line, dtype=np.float64, sep=" ")
+        except (DeprecationWarning, ValueError) as error:
+            raise Failure(f"{path}: not one line of numbers") from error
+
+
+def read_dump(path: str):
+    """parse_dump; raises Failure also on NaN and infinite values."""
+    import numpy as np
+
+    values = parse_dump(path)
+    if not np.isfinite(values).all():
+        raise Failure(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
+    return values
