@@ -65,9 +65,9 @@ def check_manifest(folder: str, count: int):
     except (ValueError, KeyError, TypeError) as error:
         raise Failure(f"{folder}/manifest.json: missing or invalid field ({error}); rerun img_preprocess.py") from error
     if not complete:
-        raise Failure(f"{folder}: img_preprocess.py did not finish here; run it again")
+        raise Failure(f"{folder}: img_preprocess.py did not finish here; rerun it")
     if count != expected:
-        raise Failure(f"{folder}: {count} .bin files, but img_preprocess.py made {expected}; run it again")
+        raise Failure(f"{folder}: {count} .bin files, but img_preprocess.py made {expected}; rerun it")
     return dtype
 
 

@@ -66,12 +66,12 @@ def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
     """
     unlabelled = [dumps[image] for image in dumps if image not in labels]
     if unlabelled:
-        raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}: stale dumps, or another "
-                      "label file")
+        raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}; remove stale dumps, or "
+                      "pass their label file")
     missing = sorted(labels.keys() - dumps.keys())
     if missing and not allow_missing:
-        raise Failure(f"{len(missing)} of {len(labels)} labels have no dump: {listing(missing)}: run the benchmark "
-                      "again, or score the rest with --allow-missing")
+        raise Failure(f"{len(missing)} of {len(labels)} labels have no dump: {listing(missing)}; run the benchmark "
+                      "again, or pass --allow-missing to score the rest")
     return [f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
             f"({listing(missing)})"] if missing else []
 
@@ -86,7 +86,7 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
     for path in [folder.with_name(f"{folder.name}.json"), *folder.glob("share*of*.json")]:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             if read_json(path)["complete"] is False and not allow_missing:
-                raise Failure(f"{path}: infer.py did not finish these dumps: run it again, or score what is there with "
+                raise Failure(f"{path}: infer.py did not finish these dumps; rerun it, or score what is there with "
                               "--allow-missing")
     device = re.fullmatch(r"dumpOutput_device(\d+)", folder.name)
     perfs = sorted(folder.parent.glob(f"perf_*_device_{device.group(1)}.txt"), key=os.path.getmtime) if device else []
@@ -96,11 +96,11 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
         try:
             began = os.path.getmtime(perfs[-1]) - float(latency.group(1)) / 1000 - PERF_CLOCK
         except ValueError as error:
-            raise Failure(f"{perfs[-1]}: no latency in its [e2e] line: damaged: run the benchmark again") from error
+            raise Failure(f"{perfs[-1]}: no latency in its [e2e] line; run the benchmark again") from error
         stale = [path for path in dumps.values() if os.path.getmtime(path) < began]
         if stale:
-            raise Failure(f"{len(stale)} dumps are older than the run that {perfs[-1]} tells of: {listing(stale)}: "
-                          "stale, of an earlier run: remove the folder and run the benchmark again")
+            raise Failure(f"{len(stale)} dumps are older than the run of {perfs[-1]}: {listing(stale)}; remove the "
+                          "folder and run the benchmark again")
 
 
 def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
@@ -112,10 +112,10 @@ def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
     for path, label in chunk:
         values = parse_dump(path)
         if len(values) != classes:
-            raise Failure(f"{path}: {len(values)} values, but {first} has {classes}: cut short, or of another model")
+            raise Failure(f"{path}: {len(values)} values, but {first} has {classes}; truncated, or of another model")
         if label >= classes:
             raise Failure(f"{path}: {classes} values, but the label is class {label - (classes == BACKGROUND_CLASSES)}"
-                          ": another model's dumps, or an om with fp16 output (half the bytes)")
+                          "; another model's dumps, or an om with fp16 output (half the bytes)")
         rows.append(values)
     table = np.stack(rows)
     if not np.isfinite(table).all():
@@ -200,14 +200,14 @@ def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix
         "each image given the previous one's label": (np.roll(own, 1), "the label file is off by a line"),
         "the classes put in another order": (reordered(best, own, classes), "the label file has another class order"),
     }
-    text = [f"top-1 is no better than guessing ({chance:.2g} %): wrong labels, tensors or weights"]
+    text = [f"top-1 is at chance level ({chance:.2g} %); check labels, preprocessing and weights"]
     for change, (labels, reason) in remedies.items():
         hits, known = int(np.count_nonzero(best == labels)), int(np.count_nonzero(labels >= 0))
         if known and wilson(hits, known)[0] > max(chance, 10):
             text.append(f"with {change} it would be {100 * hits / known:.2f} %: {reason}")
             break
     if suffix == ".bin" and len(text) == 1:
-        text.append(f"or dumps in fp16, which look like half as many float32 values (here {classes}): compile the om "
+        text.append(f"or dumps in fp16, which look like half as many float32 values (here {classes}); compile the om "
                     "with --output_type=FP32")
     return text
 
@@ -246,8 +246,8 @@ def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> tuple
     verdict = [f"{'PASSED' if met else 'FAILED'}: {', '.join(phrases)}; "
                f"a drop of less than {float(max_drop)} is allowed"]
     if undecided:
-        verdict.append(f"{total} images are too few to be sure of it: the limit lies inside the 95 % interval of "
-                       f"{' and '.join(undecided)}")
+        verdict.append(f"inconclusive: the limit lies within the 95 % interval of {' and '.join(undecided)} "
+                       f"({total} images)")
     return met, verdict
 
 
@@ -380,8 +380,8 @@ def main() -> int:
     max_drop = MAX_DROP if args.max_drop is None else args.max_drop
     met, verdict = gate(counts, len(dumps), held, max_drop) if held else (True, [])
     if args.reference and not held:
-        verdict = [f"NOT HELD against the published {PUBLISHED.replace(',', ' / ')}: those are of ImageNet's 1000 "
-                   f"classes, this network has {classes}: give its own with --reference"]
+        verdict = [f"NOT COMPARED with the published {PUBLISHED.replace(',', ' / ')}, which are of ImageNet's 1000 "
+                   f"classes: this network has {classes}; pass its own with --reference"]
     for line in verdict + partial:
         print(printable(line))
     same = agrees(difference, args.same_as) if args.same_as else True

@@ -168,20 +168,20 @@ def find_images(src: Path) -> tuple:
             if status and not stat.S_ISREG(status.st_mode):
                 reason = "not a regular file"
             elif not stem or stem.split() != [stem]:  # the benchmark binary would cut it there
-                reason = "a name with white space, or with nothing before the first dot: rename it"
+                reason = "a name with white space, or with nothing before the first dot; rename it"
             elif len(os.fsencode(stem)) > NAME_LIMIT:
-                reason = f"a name of more than {NAME_LIMIT} bytes before the first dot: rename it"
+                reason = f"a name of more than {NAME_LIMIT} bytes before the first dot; rename it"
             if reason:
                 bad.append((stem, path, reason))
                 continue
             if stem in images:
                 pair = sorted((images[stem][0], path))
-                raise Failure(f"{pair[0]} and {pair[1]} would both become {stem}.bin: rename one")
+                raise Failure(f"{pair[0]} and {pair[1]} would both become {stem}.bin; rename one")
             images[stem] = (path, status.st_size, status.st_mtime_ns)
     if others:
         say(f"{src}: {len(others)} other files ignored ({listing(sorted(others))})")
     if not images and not bad:
-        raise Failure(f"{src}: no image in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        raise Failure(f"{src}: contains no image ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return dict(sorted(images.items())), bad
 
 
@@ -204,7 +204,7 @@ def take_share(images: dict, bad: list, share: tuple) -> tuple:
 
     taken = {name: image for name, image in images.items() if ours(name)}
     if images and not taken:
-        raise Failure(f"share {share[0]} of {share[1]} holds none of the {len(images)} images: use fewer shares")
+        raise Failure(f"share {share[0]} of {share[1]} holds none of the {len(images)} images; use fewer shares")
     return taken, [image for image in bad if ours(image[0])]
 
 
@@ -266,7 +266,7 @@ def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) ->
                 if result is not None:
                     bad.append(result)
     except BrokenProcessPool as error:
-        raise Failure("a worker process died (out of memory?): run again, with fewer --jobs", 4) from error
+        raise Failure("a worker process died (out of memory?); run again, with fewer --jobs", 4) from error
     finally:
         remove_parts(dst)  # of workers that were ended
     return bad
@@ -333,7 +333,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def report_bad(args, bad: list, total: int):
-    """Name the bad images, [(name, path, reason)]: raise Failure, or with --on-error skip list them in a file."""
+    """Print the unreadable images, [(name, path, reason)]; then raise Failure, or list them in a file (skip)."""
     with contextlib.suppress(FileNotFoundError):
         (args.dst / SKIPPED).unlink()
     if not bad:
@@ -342,12 +342,13 @@ def report_bad(args, bad: list, total: int):
     for _, path, reason in bad:
         say(f"{path}: {reason}")
     if args.on_error == "fail":
-        raise Failure(f"{len(bad)} of {total} images are bad, named above; the others are done. Mend or remove "
-                      "them and run again, or leave them out with --on-error skip")
+        raise Failure(f"{len(bad)} of {total} images are unreadable (listed above); fix or remove them and "
+                      "rerun, or pass --on-error skip")
     if len(bad) == total:
-        raise Failure(f"{args.src}: all {total} images are bad, named above")
+        raise Failure(f"{args.src}: all {total} images are unreadable (listed above)")
     write(args.dst / SKIPPED, "".join(f"{printable(path)}\t{printable(reason)}\n" for _, path, reason in bad))
-    say(f"{len(bad)} of {total} images are left out, listed in {args.dst / SKIPPED}: score with --allow-missing")
+    say(f"{len(bad)} of {total} images were left out and are listed in {args.dst / SKIPPED}; score with "
+        "--allow-missing")
 
 
 def main() -> int:

@@ -146,7 +146,7 @@ def load_checkpoint(path: Path) -> tuple:
     if not isinstance(state, dict) or not all(
             isinstance(name, str) and len(name) < NAME_LIMIT and isinstance(value, torch.Tensor)
             for name, value in dict.items(state)):
-        raise Failure(f"{path}: no state dict in it (expected names and tensors, plain or under `state_dict`)")
+        raise Failure(f"{path}: contains no state dict (expected names and tensors, plain or under `state_dict`)")
     renamed, stored = {}, {}
     for spelling, value in dict.items(state):
         name, tensor = re.sub(r"^last_linear\.", "fc.", re.sub(r"^module\.", "", spelling)), torch.Tensor.detach(value)

@@ -115,7 +115,7 @@ def explain(error: Exception) -> tuple:
         return "out of memory", 4
     if isinstance(error, ImportError):
         return f"{error}: see requirements.txt", 4
-    return f"{type(error).__name__}: {error} (not foreseen: please report it, with what --debug adds)", 3
+    return f"{type(error).__name__}: {error} (unexpected; please report it with the output of --debug)", 3
 
 
 def trace():

@@ -77,7 +77,7 @@ def located(error: OSError, path: Path, size: int) -> Exception:
     """`error` of writing `path` as an exception that says where, and of a full disk how much is needed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needs = f"needs {size:,} bytes, " if size else ""
-        return Failure(f"{path}: the disk is full ({needs}{free_space(path.parent):,} are free): make room and run "
+        return Failure(f"{path}: the disk is full ({needs}{free_space(path.parent):,} are free); free space and run "
                        "again", 4)
     if error.filename is None or Path(os.fsdecode(error.filename)).suffix == ".part":
         error.filename = str(path)
@@ -104,7 +104,7 @@ def hold(lock: Path, what):
     behind, with the name of its last holder.
     """
     if os.path.islink(lock) or (os.path.exists(lock) and not os.path.isfile(lock)):
-        raise Failure(f"{lock}: not a regular file: remove it", 4)
+        raise Failure(f"{lock}: not a regular file; remove it", 4)
     file = open(lock, "ab+", buffering=0)  # noqa: SIM115 (the caller keeps it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,7 +165,7 @@ def as_written(path: Path):
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
-        raise Failure(f"{path}: not as the suite writes it ({type(error).__name__}: {error}): run run_all.sh again"
+        raise Failure(f"{path}: missing or invalid field ({type(error).__name__}: {error}); rerun run_all.sh"
                       ) from error
 
 

@@ -63,21 +63,21 @@ def load(path: Path) -> tuple:
     with open(path, "rb") as file:
         prefix = file.read(PREFIX.size)
         if prefix.startswith(ASCEND_MAGIC):
-            raise Failure(f"{path}: an om for an Ascend chip, which this CPU stand-in cannot run: run it on the NPU "
+            raise Failure(f"{path}: an om for an Ascend chip, which this CPU stand-in cannot run; run it on the NPU "
                           "host with the real benchmark, or compile the ONNX anew with host/atc")
         if not prefix.startswith(MAGIC) or len(prefix) < PREFIX.size:
-            raise Failure(f"{path}: neither a host om nor an Ascend om: compile the ONNX with atc")
+            raise Failure(f"{path}: neither a host om nor an Ascend om; compile the ONNX with atc")
         length = PREFIX.unpack(prefix)[1]
         text = file.read(min(length, HEADER_LIMIT))
         try:
             header = check_header(json.loads(text))
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            raise Failure(f"{path}: damaged host om (header): compile it again with atc") from error
+            raise Failure(f"{path}: damaged host om (header); recompile it with atc") from error
         size, there = header["payload_bytes"], there - file.tell()
         payload = file.read() if there == size else b""
     if len(payload) != size or hashlib.sha256(payload).hexdigest() != header["payload_sha256"]:
         raise Failure(f"{path}: damaged host om ({there} of {size} payload bytes"
-                      f"{', wrong sha256' if len(payload) == size else ''}): compile it again with atc")
+                      f"{', wrong sha256' if len(payload) == size else ''}); recompile it with atc")
     return header, payload
 
 
@@ -133,17 +133,17 @@ def open_engine(path: Path, hint: str = "THROUGHPUT") -> tuple:
         header, payload = loading.result()
     if header["openvino"] != openvino.get_version():
         raise Failure(f"{path}: compiled by OpenVINO {header['openvino']}, here is {openvino.get_version()}: "
-                      "compile it again with atc")
+                      "recompile it with atc")
     try:
         compiled = openvino.Core().import_model(payload, "CPU", engine_config(header["precision"], hint))
         found = {"batch_size": compiled.inputs[0].shape[0], "inputs": describe_ports(compiled.inputs),
                  "outputs": describe_ports(compiled.outputs)}
     except Exception as error:  # any: of a damaged one, text that is no UTF-8 too
-        raise Failure(f"{path}: OpenVINO cannot load it ({' '.join(str(error).split())[:200]}): compile it again with "
+        raise Failure(f"{path}: OpenVINO cannot load it ({' '.join(str(error).split())[:200]}); recompile it with "
                       "atc") from error
     wrong = [key for key in found if found[key] != header[key]]
     if wrong:
-        raise Failure(f"{path}: damaged host om (its header has other {wrong[0]} than the network): compile it again "
+        raise Failure(f"{path}: damaged host om (its header has other {wrong[0]} than the network); recompile it "
                       "with atc")
     return header, compiled
 
@@ -160,7 +160,7 @@ def check_ascend(path: Path):
     with open(path, "rb") as file:
         start = file.read(ASCEND_HEADER.size)
     if size <= ASCEND_HEADER_SIZE + 4:
-        raise Failure(f"{path}: cut short: {size} bytes are no om")
+        raise Failure(f"{path}: cut short: {size} bytes are not an om")
     _, header_size, length = ASCEND_HEADER.unpack(start)
     if header_size != ASCEND_HEADER_SIZE or length != size - ASCEND_HEADER_SIZE:
         raise Failure(f"{path}: cut short or damaged: {size} bytes, its header says {header_size} + {length}")

@@ -89,13 +89,13 @@ def test_images_and_labels_that_do_not_belong_together(args, tmp_path):
 
 
 def test_labels_are_read_as_the_run_reads_them(args, tmp_path):
-    args.labels = DATA / "val"  # no class folders in it
-    with pytest.raises(Failure, match="val: no class folders in it"):
+    args.labels = DATA / "val"  # contains no class folders
+    with pytest.raises(Failure, match="val: contains no class folders"):
         check.check_data_set(args)
     rows = [line.split() for line in (DATA / "val_label.txt").read_text().splitlines()]
     args.labels = tmp_path / "labels.csv"
     args.labels.write_text("".join(f"{name},n{int(label):08}\n" for name, label in rows))
-    with pytest.raises(Failure, match="labels.csv:1: n[0-9]{8}: give --synsets"):
+    with pytest.raises(Failure, match="labels.csv:1: n[0-9]{8}; give --synsets"):
         check.check_data_set(args)
     args.synsets = tmp_path / "synsets.txt"
     args.synsets.write_text("".join(f"n{number:08}\n" for number in range(1000)))

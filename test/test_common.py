@@ -107,8 +107,8 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "told"), [
-    (errno.ENOSPC, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\): make room and run again"),
-    (errno.EDQUOT, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\): make room and run again"),
+    (errno.ENOSPC, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\); free space and run again"),
+    (errno.EDQUOT, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\); free space and run again"),
 ])
 def test_a_full_disk_is_told_with_what_is_needed(number, told, tmp_path):
     with pytest.raises(Failure, match=told) as failure, replacing(tmp_path / "x", 1234):
@@ -249,7 +249,7 @@ def test_lines_has_limits(tmp_path, monkeypatch):
     ("os.write(99, b'x')", 4, "standard output: Bad file descriptor"),
     ("bytes(1 << 62)", 4, "out of memory"),
     ("import nothing_of_that_name", 4, "No module named 'nothing_of_that_name': see requirements.txt"),
-    ("{}['x']", 3, "KeyError: 'x' (not foreseen: please report it, with what --debug adds)"),
+    ("{}['x']", 3, "KeyError: 'x' (unexpected; please report it with the output of --debug)"),
     ("def f(): f()\nf()", 3, "RecursionError: maximum recursion depth exceeded (not foreseen: please report it, with "
                             "what --debug adds)"),
     ("raise Failure('\\x1b[2J')", 3, "\\x1b[2J"),

@@ -123,7 +123,7 @@ def test_an_om_of_another_onnx_is_not_put_on_record(default_job, tmp_path):
     (work / "other.onnx").write_bytes(b"another network")
     result = run("python3", SUITE / "tools/summary.py", "run", "--weights=demo.pth.tar", "--onnx=other.onnx",
                  "--batch_sizes=1,16", "--soc_version=Ascend310", "--reference=1,1", cwd=work, status=3)
-    assert result.stderr == "summary.py: xception_bs1.om: compiled from another ONNX file; compile it again\n"
+    assert result.stderr == "summary.py: xception_bs1.om: compiled from another ONNX file; recompile it\n"
 
 
 def test_a_second_run_reuses_everything(default_job, tmp_path):

@@ -360,7 +360,7 @@ def last_line(done) -> str:
     return (done.err or done.out).splitlines()[-1]
 
 
-FULL = r"(\./)?{}: the disk is full \(needs [0-9,]+ bytes, [0-9,]+ are free\): make room and run again"
+FULL = r"(\./)?{}: the disk is full \(needs [0-9,]+ bytes, [0-9,]+ are free\); free space and run again"
 
 
 @pytest.mark.parametrize(("stage", "target", "room"), [
@@ -386,7 +386,7 @@ def test_preprocessing_refuses_at_once_what_cannot_fit(inputs, small_disk, undis
     folder = place(inputs, small_disk(40 << 20) / "place")
     done = finish(PREPROCESS, folder, status=4)
     assert re.fullmatch(r"img_preprocess.py: prep_dataset: 45 tensors need 48,2\d\d,\d\d\d bytes, but only "
-                        r"41,9\d\d,\d\d\d are free on its disk: make room, or give another folder \(with "
+                        r"41,9\d\d,\d\d\d are free on its disk; free space, or give another folder \(with "
                         r"--aipp they need a quarter\)", last_line(done))
     assert not list(folder.glob("prep_dataset/*.bin*"))
     small_disk(60 << 20)
@@ -432,9 +432,9 @@ def test_infer_on_a_full_disk(inputs, small_disk, undisturbed):
     done = finish(STAGES["infer"][0], folder, status=4)
     assert re.search(r"_1.txt: the disk is full|\.log: the disk is full", done.err), done.err
     assert last_line(done) in (  # the first that fails is the tool, or the log of what it said
-        "infer.py: failed on the devices named above; dumps that are whole are kept: run again (the disk of result is "
-        "full: make room first)",
-        *(f"infer.py: result/host_bs1_device{device}.log: the disk is full (0 are free): make room and run again"
+        "infer.py: failed on the devices named above; dumps that are whole are kept; run again (the disk of result is "
+        "full: free space first)",
+        *(f"infer.py: result/host_bs1_device{device}.log: the disk is full (0 are free); free space and run again"
           for device in (0, 1)))
     kept = len(content(folder, "result/out/*_1.txt", "result/dumpOutput_device*/*_1.txt"))
     small_disk(10 << 20)

@@ -179,7 +179,7 @@ def test_usage_errors(info, prep, tmp_path, words):
 def test_a_bin_of_wrong_size(info, prep, tmp_path, size):
     (prep / "b.bin").write_bytes(bytes(size))
     assert refusal(info, tmp_path, "bin", "prep", "x.info", "5", "4") == (
-        f"prep/b.bin: {size} bytes, expected 240 (3 x 4 x 5 float32): run img_preprocess.py again")
+        f"prep/b.bin: {size} bytes, expected 240 (3 x 4 x 5 float32); rerun img_preprocess.py")
 
 
 def test_empty_folders(info, tmp_path):
@@ -201,10 +201,10 @@ def test_white_space(info, tmp_path, kind, words):
 
     fill(tmp_path / "my data", f"a.{kind}")
     assert refusal(info, tmp_path, kind, "my data", "x.info", *words) == (
-        "'my data': white space in the path, at which the benchmark would cut it: rename the folder")
+        "'my data': white space in the path, where the benchmark would cut it; rename the folder")
     fill(tmp_path / "prep", f"a\tb.{kind}")
     assert refusal(info, tmp_path, kind, "prep", "x.info", *words) == (
-        f"'prep/a\\tb.{kind}': white space in the name, at which the benchmark would cut it: rename the file")
+        f"'prep/a\\tb.{kind}': white space in the name, where the benchmark would cut it; rename the file")
 
 
 def test_an_absolute_path_with_white_space(info, tmp_path):
@@ -224,15 +224,15 @@ def test_two_names_equal_up_to_the_first_dot(info, tmp_path, kind, first, second
         make_jpegs(tmp_path / "d", {first: (5, 4), second: (5, 4)})
     words = ("5", "4") if kind == "bin" else ()
     assert refusal(info, tmp_path, kind, "d", "x.info", *words) == (
-        f"d: {first} and {second} are one name up to the first dot: rename one")
+        f"d: {first} and {second} are one name up to the first dot; rename one")
 
 
 @pytest.mark.parametrize("entries, message", [
-    ({"complete": False, **MADE}, "prep: img_preprocess.py did not finish here: run it again"),
-    ({"complete": False, "count": 3, **MADE}, "prep: img_preprocess.py did not finish here: run it again"),
-    ({"complete": True, "count": 4, **MADE}, "prep: 3 .bin files, img_preprocess.py made 4: run it again"),
-    ({"complete": True, "count": 2, **MADE}, "prep: 3 .bin files, img_preprocess.py made 2: run it again"),
-    ({}, "prep/manifest.json: not a manifest of img_preprocess.py: run it again"),
+    ({"complete": False, **MADE}, "prep: img_preprocess.py did not finish here; rerun it"),
+    ({"complete": False, "count": 3, **MADE}, "prep: img_preprocess.py did not finish here; rerun it"),
+    ({"complete": True, "count": 4, **MADE}, "prep: 3 .bin files, but img_preprocess.py made 4; rerun it"),
+    ({"complete": True, "count": 2, **MADE}, "prep: 3 .bin files, but img_preprocess.py made 2; rerun it"),
+    ({}, "prep/manifest.json: not a manifest of img_preprocess.py; rerun it"),
 ])
 def test_the_manifest_is_heeded(info, prep, tmp_path, entries, message):
     manifest(prep, **entries)
@@ -243,7 +243,7 @@ def test_the_manifest_is_heeded(info, prep, tmp_path, entries, message):
 def test_a_damaged_manifest(info, prep, tmp_path, data):
     (prep / "manifest.json").write_bytes(data)
     assert refusal(info, tmp_path, "bin", "prep", "x.info", "5", "4") == (
-        "prep/manifest.json: not a manifest of img_preprocess.py: run it again")
+        "prep/manifest.json: not a manifest of img_preprocess.py; rerun it")
 
 
 def test_photos_that_cannot_be_read(info, tmp_path):

@@ -321,7 +321,7 @@ def test_the_published_figures_are_of_imagenets_classes(score, write, classes):
         assert verdict.startswith("FAILED: top-1 is 78.892 points below the reference, top-5 is 5.708 points above")
     else:
         assert verdict == ("NOT HELD against the published 78.892 / 94.292: those are of ImageNet's 1000 classes, this "
-                           f"network has {classes}: give its own with --reference")
+                           f"network has {classes}; give its own with --reference")
         assert "reference  " not in out
 
 
@@ -348,19 +348,19 @@ def test_values_that_are_no_numbers(refusal, write, ten, tmp_path, suffix, value
     ("_1.txt", txt(range(6)), "6 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
     ("_1.txt", txt(range(8)), "8 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
     ("_1.bin", binary(range(6)), "6 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
-    ("_1.txt", b"", "cut short: its line has no end"),
-    ("_1.txt", txt(range(7))[:-1], "cut short: its line has no end"),
-    ("_1.txt", b"1 2 3 4 5 6 7.12", "cut short: its line has no end"),  # within the last number, say 7.125
+    ("_1.txt", b"", "truncated: its line has no end"),
+    ("_1.txt", txt(range(7))[:-1], "truncated: its line has no end"),
+    ("_1.txt", b"1 2 3 4 5 6 7.12", "truncated: its line has no end"),  # within the last number, say 7.125
     ("_1.bin", b"", "0 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
-    ("_1.txt", b"\n" + txt(range(7)), "more than one line: not the dump of one image"),
-    ("_1.txt", txt(range(7)) * 2, "more than one line: not the dump of one image"),
+    ("_1.txt", b"\n" + txt(range(7)), "more than one line, so not the dump of one image"),
+    ("_1.txt", txt(range(7)) * 2, "more than one line, so not the dump of one image"),
     ("_1.txt", b"1 2 3 4 5 6 x\n", "not one line of numbers"),
     ("_1.txt", b"1 2 3 - 5 6 7\n", "not one line of numbers"),
     ("_1.txt", b"1,2,3,4,5,6,7\n", "not one line of numbers"),
     ("_1.txt", b"1 2 3 4.5.6 5 6 7\n", "not one line of numbers"),
     ("_1.txt", binary(range(1, 8)) + b"\n", "not one line of numbers"),
-    ("_1.bin", binary(range(7))[:-1], "27 bytes are no float32 values"),
-    ("_1.bin", b"1", "1 bytes are no float32 values"),
+    ("_1.bin", binary(range(7))[:-1], "27 bytes are not float32 values"),
+    ("_1.bin", b"1", "1 bytes are not float32 values"),
 ], ids=lambda value: repr(value)[:30])
 def test_damaged_dumps(refusal, write, ten, tmp_path, suffix, data, message):
     (tmp_path / "dumps/img_4_1.txt").unlink()
@@ -397,7 +397,7 @@ def test_a_label_beyond_1001_classes(refusal, write):
 def test_a_label_without_its_dump(refusal, score, ten, tmp_path):
     for i in (2, 4, 5, 7, 8):
         (tmp_path / f"dumps/img_{i}_1.txt").unlink()
-    assert refusal() == ("5 of 10 labels have no dump: img_2, img_4, img_5 and 2 more: run the benchmark again, or "
+    assert refusal() == ("5 of 10 labels have no dump: img_2, img_4, img_5 and 2 more; run the benchmark again, or "
                          "score the rest with --allow-missing")
     out, err = score("--allow-missing")
     assert err == ""
@@ -419,14 +419,14 @@ def test_a_dump_without_its_label(refusal, write, ten):
 def test_two_dumps_for_one_image(refusal, write, ten, suffix):
     write({"img_4": [0] * 7}, suffix=suffix)
     pair = sorted(["dumps/img_4_1.txt", f"dumps/img_4{suffix}"])
-    assert refusal() == f"{pair[0]} and {pair[1]}: two dumps for one image: remove the stale one"
+    assert refusal() == f"{pair[0]} and {pair[1]}: two dumps for one image; remove the stale one"
 
 
 @pytest.mark.parametrize("name", ["img_4_2.txt", "img_4_10.bin", "img_4_.txt", "img4.txt", "_1.txt", ".x_1.bin",
                                   "img_4_1.1.txt", "img_4_-1.bin"])
 def test_a_name_that_is_no_first_output(refusal, ten, tmp_path, name):
     (tmp_path / "dumps" / name).write_bytes(txt(range(7)))
-    assert refusal() == f"dumps/{name}: not IMAGE_1 or IMAGE_0: a second output, or not a dump: remove it"
+    assert refusal() == f"dumps/{name}: not IMAGE_1 or IMAGE_0, so a second output or not a dump; remove it"
 
 
 def test_other_files_are_ignored_with_a_word(score, ten, tmp_path):
@@ -457,7 +457,8 @@ def test_no_dump(score, tmp_path, names):
         (tmp_path / "dumps" / name).write_text("{}")
     out, err = score(status=3)
     assert out == ""
-    assert err.splitlines()[-1] == ("imagenet_acc_eval.py: dumps: no .txt or .bin dump in it: did the benchmark run?")
+    assert err.splitlines()[-1] == (
+        "imagenet_acc_eval.py: dumps: contains no .txt or .bin dump; run the benchmark first")
     assert not (tmp_path / "result.json").exists()
 
 
@@ -512,7 +513,7 @@ def test_an_image_that_comes_twice(refusal, write, tmp_path, line):
 def test_no_label(refusal, write, tmp_path, text):
     write({"a": with_rank(1, 1)})
     (tmp_path / "val_label.txt").write_text(text)
-    assert refusal() == "val_label.txt: no label in it"
+    assert refusal() == "val_label.txt: contains no label"
 
 
 # ---- the interval
@@ -911,7 +912,7 @@ def test_dumps_older_than_the_benchmarks_last_run_are_stale(score, ten, tmp_path
     err = score(arguments=arguments, status=3)[1]
     assert err == ("imagenet_acc_eval.py: 1 dumps are older than the run that "
                    f"{tmp_path}/result/perf_vision_batchsize_1_device_0.txt tells of: "
-                   "result/dumpOutput_device0/img_3_1.txt: stale, of an earlier run: remove the folder and run the "
+                   "result/dumpOutput_device0/img_3_1.txt: stale, of an earlier run; remove the folder and run the "
                    "benchmark again\n")
     put_perf_file(tmp_path / "result", 0, 90_000)
     score(arguments=arguments)
@@ -922,7 +923,7 @@ def test_dumps_of_a_run_that_did_not_finish(record, score, ten, tmp_path):
     (tmp_path / "dumps/share0of2").mkdir()
     (tmp_path / record).write_text('{"complete": false}')
     err = score(status=3)[1]
-    assert err == (f"imagenet_acc_eval.py: {tmp_path}/{record}: infer.py did not finish these dumps: run it again, or "
+    assert err == (f"imagenet_acc_eval.py: {tmp_path}/{record}: infer.py did not finish these dumps; rerun it, or "
                    "score what is there with --allow-missing\n")
     score("--allow-missing")
     (tmp_path / record).write_text('{"complete": true}')

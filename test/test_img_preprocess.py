@@ -536,7 +536,7 @@ def test_a_folder_with_bad_images_is_not_listed_for_the_benchmark(prepare, bad_i
     prepare(status=3)
     words = (sys.executable, SUITE / "gen_dataset_info.py", "bin", "dst", "x.info", "12", "12")
     result = run(*words, cwd=tmp_path, status=3)
-    assert result.stderr == "gen_dataset_info.py: dst: img_preprocess.py did not finish here: run it again\n"
+    assert result.stderr == "gen_dataset_info.py: dst: img_preprocess.py did not finish here; rerun it\n"
     assert not (tmp_path / "x.info").exists()
 
 
@@ -572,7 +572,7 @@ def test_an_image_of_too_many_pixels_is_bad(prepare, images, size):
 
 def test_no_image(prepare, tmp_path):
     (tmp_path / "src/sub").mkdir(parents=True)
-    assert prepare(status=3) == ("", "img_preprocess.py: src: no image in it "
+    assert prepare(status=3) == ("", "img_preprocess.py: src: contains no image "
                                      "(.bmp .gif .jpeg .jpg .png .tif .tiff .webp)\n")
     assert not (tmp_path / "dst").exists()
 

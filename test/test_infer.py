@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import infer
+import engines
 import summary
 from conftest import SUITE, run
 
@@ -19,7 +19,7 @@ import pytest
 INFER = SUITE / "tools/infer.py"
 SUMMARY = SUITE / "tools/summary.py"
 SAMPLES = 10
-BINARY = infer.BINARY
+BINARY = engines.BINARY
 
 # A benchmark that does what a test asks for: DIE="2:3" kills itself on device 2 after 3 dumps, leaving half of the
 # next; TOGETHER=4 waits until four of it have started; SILENT leaves out the perf file; HANG sleeps after a dump.

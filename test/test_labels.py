@@ -68,8 +68,8 @@ def test_imagenets_ground_truth(synsets, maps):
 
 
 @pytest.mark.parametrize(("count", "words", "told"), [
-    (50_000, (), "source: ImageNet's ground truth, in the development kit's own order of classes: give --synsets"),
-    (50_000, ("--synsets=LOC_synset_mapping.txt",), "own order of classes: give --synsets meta.mat or map_clsloc.txt"),
+    (50_000, (), "source: ImageNet's ground truth, in the development kit's own order of classes; give --synsets"),
+    (50_000, ("--synsets=LOC_synset_mapping.txt",), "own order of classes; give --synsets meta.mat or map_clsloc.txt"),
     (49_999, ("--synsets=map_clsloc.txt",), "source: 49999 numbers; ImageNet's ground-truth file has 50000"),
 ])
 def test_ground_truth_that_cannot_be_read(count, words, told, maps):
@@ -106,7 +106,7 @@ def test_some_of_imagenets_synsets_get_their_ids(maps):
     folders(maps, {SYNSETS[217]: ["a.JPEG"], SYNSETS[3]: ["b.JPEG"]})
     assert make(maps, "--synsets=map_clsloc.txt")[1] == "a.JPEG 217\nb.JPEG 3\n"
     (maps / "out.txt").unlink()
-    assert "2 synsets of ImageNet's 1000: give --synsets" in make(maps, status=3)
+    assert "2 synsets of ImageNet's 1000; give --synsets" in make(maps, status=3)
     (maps / "source/cats").mkdir()
     assert "'cats' is neither a class id nor a synset" in make(maps, "--synsets=map_clsloc.txt", status=3)
 
@@ -114,9 +114,9 @@ def test_some_of_imagenets_synsets_get_their_ids(maps):
 def test_folders_that_are_no_classes(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source/a.JPEG").touch()
-    assert make(tmp_path, status=3) == "source: no class folders in it\n"
+    assert make(tmp_path, status=3) == "source: contains no class folders\n"
     folders(tmp_path, {"cat": ["a.JPEG"], ".ipynb_checkpoints": [], "#old": ["b.JPEG"]})
-    assert make(tmp_path, status=3) == "source: .ipynb_checkpoints: hidden folders are no classes: remove them\n"
+    assert make(tmp_path, status=3) == "source: .ipynb_checkpoints: hidden folders are not classes; remove them\n"
 
 
 def test_folders_named_by_numbers(tmp_path):
@@ -129,7 +129,7 @@ def test_folders_named_by_numbers(tmp_path):
 @pytest.mark.parametrize(("text", "told"), [
     ("", "source: nothing in it"), ("a.JPEG 1 2\n", "source:1: 'a.JPEG 1 2' is not \"NAME CLASS\""),
     ("a.JPEG 1\na.JPEG 1\n", "source:2: a.JPEG comes twice"), ("a.JPEG x\n", "source:1: 'x' is neither a class id nor"),
-    ("a.JPEG -1\n", "source:1: '-1' is neither"), ("a.JPEG n00001003\n", "source:1: n00001003: give --synsets"),
+    ("a.JPEG -1\n", "source:1: '-1' is neither"), ("a.JPEG n00001003\n", "source:1: n00001003; give --synsets"),
     ("a.JPEG,1\na.JPEG,2\n", "source:2: a.JPEG comes twice"), ("a.JPEG,1\nb.JPEG\n", "source:2: not \"image,class\""),
     ("x,y\na.JPEG,x\n", "source:2: 'x' is neither"), (",1\n", "source:1: an image without name"),
     ("a b.JPEG,1\n", "names with white space: a b.JPEG"),
@@ -153,7 +153,7 @@ def test_a_map_that_is_none(text, told, tmp_path):
 def test_only_the_images_that_were_taken(tmp_path):
     (tmp_path / "source").write_text("a.JPEG 1\nb.JPEG 2\nc.x.JPEG 3\n")
     (tmp_path / "bins").mkdir()
-    assert "no image in it that has a .bin in bins" in make(tmp_path, "--of=bins", status=3)
+    assert "contains no image that has a .bin in bins" in make(tmp_path, "--of=bins", status=3)
     (tmp_path / "bins/c.bin").touch()
     (tmp_path / "bins/a.bin").touch()
     assert make(tmp_path, "--of=bins")[1] == "a.JPEG 1\nc.x.JPEG 3\n"

@@ -392,11 +392,11 @@ def test_bf16_is_another_precision(tmp_path):
 
 
 @pytest.mark.parametrize(("damage", "told"), [
-    (lambda folder: (folder / "m.onnx").write_bytes(b"x"), "w/m.onnx: not the one of run.json: run run_all.sh again"),
+    (lambda folder: (folder / "m.onnx").write_bytes(b"x"), "w/m.onnx: not the one of run.json; rerun run_all.sh"),
     (lambda folder: (folder / "prep_dataset/img_00003.bin").unlink(),
-     "w/prep_dataset/img_00003.bin: missing: run run_all.sh again"),
+     "w/prep_dataset/img_00003.bin: missing; rerun run_all.sh"),
     (lambda folder: (folder / "prep_dataset/img_00003.bin").write_bytes(b"x"),
-     "w/prep_dataset/img_00003.bin: 1 bytes, expected 768: run run_all.sh again"),
+     "w/prep_dataset/img_00003.bin: 1 bytes, expected 768; rerun run_all.sh"),
     (lambda folder: (folder / "run.json").unlink(),
      "w/run.json: missing: not the work directory of a finished run of run_all.sh"),
     (lambda folder: (folder / "npu/img_00003_1.txt").unlink(),

@@ -123,9 +123,9 @@ def test_the_csv(tmp_path):
 
 @pytest.mark.parametrize(("damage", "told"), [
     (lambda study: (study / "342_bicubic/details_fp16.csv").unlink(),
-     "study/342_bicubic/details_fp16.csv: missing: run run_all.sh again"),
+     "study/342_bicubic/details_fp16.csv: missing; rerun run_all.sh"),
     (lambda study: (study / "342_bicubic/result/dump_fp16.json").write_text("{}"),
-     "study/342_bicubic/result/dump_fp16.json: missing or damaged: run run_all.sh --study again"),
+     "study/342_bicubic/result/dump_fp16.json: missing or damaged; rerun run_all.sh --study"),
     (lambda study: make_study(study / "other", {}, 100) and (study / "other/333_bilinear/details_bf16.csv").rename(
         study / "342_bilinear/details_bf16.csv"),
      "study/342_bilinear/details_bf16.csv: of other images or labels than study/333_bilinear/details_f32.csv: run "

@@ -94,14 +94,14 @@ def from_folders(source: Path, synsets: dict, folders: str) -> dict:
     """{image: class id} of class folders."""
     names = class_folders(source)
     if not names:
-        raise Failure(f"{source}: no class folders in it")
+        raise Failure(f"{source}: contains no class folders")
     hidden = [name for name in names if name.startswith(".")]
     if hidden:  # such as .ipynb_checkpoints, which would be class 0 and shift all others
-        raise Failure(f"{source}: {listing(hidden)}: hidden folders are no classes: remove them")
+        raise Failure(f"{source}: {listing(hidden)}: hidden folders are not classes; remove them")
     if synsets:
         ids = {name: class_of(name, str(source), synsets) for name in names}
     elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:
-        raise Failure(f"{source}: {len(names)} synsets of ImageNet's {IMAGENET_CLASSES}: give --synsets, "
+        raise Failure(f"{source}: {len(names)} synsets of ImageNet's {IMAGENET_CLASSES}; give --synsets, "
                       "LOC_synset_mapping.txt for instance, which tells their class ids")
     elif folders == "number":
         ids = {name: class_of(name, str(source), {}) for name in names}
@@ -115,7 +115,7 @@ def from_folders(source: Path, synsets: dict, folders: str) -> dict:
         for image in sorted(os.listdir(source / name)):
             if Path(image).suffix.lower() in IMAGE_SUFFIXES:
                 if image in found:
-                    raise Failure(f"{source}: {image} is in two class folders: rename one")
+                    raise Failure(f"{source}: {image} is in two class folders; rename one")
                 found[image] = ids[name]
     return found
 
@@ -125,7 +125,7 @@ def from_numbers(source: Path, numbers: list, devkit: dict) -> dict:
     if len(numbers) != IMAGENET_IMAGES:
         raise Failure(f"{source}: {len(numbers)} numbers; ImageNet's ground-truth file has {IMAGENET_IMAGES}")
     if not devkit:
-        raise Failure(f"{source}: ImageNet's ground truth, in the development kit's own order of classes: give "
+        raise Failure(f"{source}: ImageNet's ground truth, in the development kit's own order of classes; give "
                       "--synsets meta.mat or map_clsloc.txt of the kit")
     wrong = next((place for place, number in enumerate(numbers) if number not in devkit), None)
     if wrong is not None:
@@ -147,7 +147,7 @@ def columns_of(source: Path, first: list) -> tuple:
     if len(first) == 2 and not images and not classes:
         return 0, 1, True
     raise Failure(f"{source}: its header does not tell which column is the image and which the class "
-                  f"({listing(first, 9)}): call them image and label")
+                  f"({listing(first, 9)}); call them image and label")
 
 
 def from_csv(source: Path, rows: list, synsets: dict) -> dict:
@@ -200,10 +200,10 @@ def main() -> int:
         taken = set(bins_of(args.of))
         labels = {name: label for name, label in labels.items() if image_name(name) in taken}
     if not labels:
-        raise Failure(f"{args.source}: no image in it{f' that has a .bin in {args.of}' if args.of else ''}")
+        raise Failure(f"{args.source}: contains no image{f' that has a .bin in {args.of}' if args.of else ''}")
     blank = [name for name in labels if name.split() != [name]]
     if blank:
-        raise Failure(f"{args.source}: names with white space: {listing(blank)}: rename them")
+        raise Failure(f"{args.source}: names with white space: {listing(blank)}; rename them")
     if args.names and args.source.is_dir() and not args.synsets and args.folders != "number":
         write(args.names, "".join(f"{printable(name)}\n" for name in class_folders(args.source)))
     write(args.out, "".join(f"{name} {label}\n" for name, label in sorted(labels.items())))

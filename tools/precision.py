@@ -54,9 +54,9 @@ def sample(folders: list, images: list, count: int, size: int) -> list:
     for image in chosen:
         paths = [folder / f"{image}.bin" for folder in folders if (folder / f"{image}.bin").exists()]
         if not paths:
-            raise Failure(f"{folders[0] / image}.bin: missing: run run_all.sh again")
+            raise Failure(f"{folders[0] / image}.bin: missing; rerun run_all.sh")
         if paths[0].stat().st_size != size:
-            raise Failure(f"{paths[0]}: {paths[0].stat().st_size} bytes, expected {size}: run run_all.sh again")
+            raise Failure(f"{paths[0]}: {paths[0].stat().st_size} bytes, expected {size}; rerun run_all.sh")
         found.append((image, paths[0]))
     return found
 
@@ -296,14 +296,14 @@ def main() -> int:
         size = 3 * int(recipe["crop"]) ** 2 * {"float32": 4, "uint8": 1}[recipe["dtype"]]
         digest = found.record["onnx"]["sha256"]
     if hash_of(onnx) != digest:
-        raise Failure(f"{onnx}: not the one of run.json: run run_all.sh again")
+        raise Failure(f"{onnx}: not the one of run.json; rerun run_all.sh")
     images = sample(report.bins_of(found), found.images, args.images, size)
     label_of = dict(zip(found.images, found.labels.tolist()))
     labels = np.array([label_of[image] for image, _ in images])
     names = report.class_names(args.classes, args.workdir, found.classes)
     layers, exact, other = run_both(onnx, recipe, images, args.precision)
     if exact.shape[1] != found.classes:
-        raise Failure(f"{onnx}: {exact.shape[1]} classes, run.json has {found.classes}: run run_all.sh again")
+        raise Failure(f"{onnx}: {exact.shape[1]} classes, run.json has {found.classes}; rerun run_all.sh")
     a, b = answers(exact, labels), answers(other, labels)
     rows = report.paired_rows(a, b)
     changed = flips(a, b, exact, images, names)

@@ -80,9 +80,9 @@ def verify(batch_size):
         try:
             complete = read_json(path)["complete"]
         except (ValueError, KeyError, TypeError) as error:
-            raise Failure(f"{path}: not a record of infer.py; run this rank again") from error
+            raise Failure(f"{path}: not a record of infer.py; rerun this rank") from error
         if complete is not True:
-            raise Failure(f"{path}: this rank did not finish; run it again")
+            raise Failure(f"{path}: this rank did not finish; rerun it")
     print(f"batch {batch_size}: {world} of {world} shares")
 
 

@@ -61,7 +61,7 @@ def load(folder: Path, precision: str) -> SimpleNamespace:
     try:
         device = str(read_json(folder / f"result/dump_{precision}.json")["device"])
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{folder}/result/dump_{precision}.json: missing or damaged: run run_all.sh --study again"
+        raise Failure(f"{folder}/result/dump_{precision}.json: missing or damaged; rerun run_all.sh --study"
                       ) from error
     return SimpleNamespace(images=images, labels=labels, ranks=ranks, top=top, path=path,
                            real=f", {PRECISIONS[precision]}, " in device)
@@ -72,7 +72,7 @@ def check_same(runs: dict):
     first = next(iter(runs.values()))
     for other in runs.values():
         if other.images != first.images or (other.labels != first.labels).any():
-            raise Failure(f"{other.path}: of other images or labels than {first.path}: run run_all.sh --study again")
+            raise Failure(f"{other.path}: of other images or labels than {first.path}; rerun run_all.sh --study")
 
 
 def difference(a: SimpleNamespace, b: SimpleNamespace) -> dict:

@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Failure(f"{path}: not a record of infer.py") from error
     if not record["complete"]:
-        raise Failure(f"{path}: the run did not finish: run infer.py again")
+        raise Failure(f"{path}: the run did not finish; rerun infer.py")
     return record
 
 
@@ -87,7 +87,7 @@ def merge_shares(shares: list) -> dict:
     first, rates = shares[0][1], {}
     for path, record in shares:
         if record["made_from"].get("om") != first["made_from"].get("om"):
-            raise Failure(f"{path}: of another om than {shares[0][0]}: run the ranks again")
+            raise Failure(f"{path}: of another om than {shares[0][0]}; rerun the ranks")
         rates.update({f"{path.stem}, {device}": rate for device, rate in record["rates"].items()})
     if len(rates) < sum(len(record["rates"]) for _, record in shares):
         raise Failure(f"{shares[0][0].name}: given twice: no rates to add up")
@@ -174,7 +174,7 @@ def read_step(path: Path):
     try:
         return read_json(path)
     except (FileNotFoundError, ValueError) as error:
-        raise Failure(f"{path}: missing or damaged: run run_all.sh again") from error
+        raise Failure(f"{path}: missing or damaged; rerun run_all.sh") from error
 
 
 def versions() -> dict:
@@ -202,12 +202,12 @@ def describe_om(path: Path, onnx: str) -> dict:
     if not is_ascend(path):
         header = om.load(path)[0]
         if header["onnx_sha256"] != onnx:
-            raise Failure(f"{path}: compiled from another ONNX file; compile it again")
+            raise Failure(f"{path}: compiled from another ONNX file; recompile it")
         return {"sha256": digest, "precision": header["precision"]}
     try:
         made = read_json(f"{path}.json")
         if made["om_sha256"] != digest or made["onnx_sha256"] != onnx:
-            raise Failure(f"{path}: not the om that {path}.json describes; compile it again")
+            raise Failure(f"{path}: not the om that {path}.json describes; recompile it")
         return {"sha256": digest, "precision": PRECISIONS.get(made["precision"], str(made["precision"]))}
     except FileNotFoundError:  # compiled by hand
         return {"sha256": digest, "precision": "not recorded"}
@@ -226,7 +226,7 @@ def describe_data_set(folders: list) -> tuple:
     first = manifests[0]
     for folder, manifest in zip(folders, manifests):
         if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
-            raise Failure(f"{folder}: of another source or recipe than {folders[0]}: run the ranks again")
+            raise Failure(f"{folder}: of another source or recipe than {folders[0]}; rerun the ranks")
     return {"source": first["source"], "count": sum(manifest["count"] for manifest in manifests),
             "listing_sha256": [manifest["listing_sha256"] for manifest in manifests]}, first["recipe"]
 
