@@ -33,7 +33,7 @@ BENCHMARK = SUITE / f"host/benchmark.{os.uname().machine}"
 CONVERT = SUITE / "xception_pth2onnx.py"
 INFER = SUITE / "tools/infer.py"
 MEMORY = 300  # MB more than the harmless file takes
-ALARM = 60  # seconds after which a program is killed; two million lines take about three
+ALARM = 60  # seconds after which a program is killed
 SECRET = 1234.5  # in a file that no model may read
 
 # Importing torch and OpenVINO takes seconds: one process does it, and each case runs in a fork of it, from the script's
@@ -105,35 +105,23 @@ def mapping(*pairs) -> bytes:
     return b"}" + b"".join(key + value + b"s" for key, value in pairs)
 
 
-def tensor(values, shape, strides, old=False) -> bytes:
+def tensor(values, shape, strides) -> bytes:
     """A float tensor over storage "0", which is said to have that many values."""
-    storage = several(text("storage"), b"ctorch\nFloatStorage\n", text("0"), text("cpu"), number(values), *[b"N"] * old)
+    storage = several(text("storage"), b"ctorch\nFloatStorage\n", text("0"), text("cpu"), number(values))
     return call("torch._utils _rebuild_tensor_v2", storage + b"Q", number(0), several(*map(number, shape)),
                 several(*map(number, strides)), b"\x89", call("collections OrderedDict"))
-
-
-def pickled(content: bytes) -> bytes:
-    return b"\x80\x02" + content + b"."
 
 
 def archive(content: bytes, values=b"", compression=zipfile.ZIP_STORED) -> bytes:
     """What torch.save writes around a pickle; `values` is storage "0", or the number of MB of zeros in it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archived:
-        archived.writestr("archive/data.pkl", pickled(content))
+        archived.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
         archived.writestr("archive/version", "3\n")
         with archived.open("archive/data/0", "w") as entry:
             for block in [values] if isinstance(values, bytes) else [bytes(1 << 20)] * values:
                 entry.write(block)
     return file.getvalue()
-
-
-def old_format(content: bytes, values=0) -> bytes:
-    """What torch.save wrote before 1.6: five pickles, then the values, of which there is a thousandth."""
-    start = pickled(number(0x1950A86A20F9469CFC6C)), pickled(number(1001)), pickled(mapping(
-        (text("protocol_version"), number(1001)), (text("little_endian"), b"\x88")))
-    rest = pickled(content), pickled(b"]" + text("0") + b"a"), struct.pack("<q", values), bytes(1000)
-    return b"".join(start + rest)
 
 
 def bomb(megabytes) -> bytes:
@@ -142,34 +130,9 @@ def bomb(megabytes) -> bytes:
                    zipfile.ZIP_DEFLATED)
 
 
-def entries_of(data: bytes) -> list:
-    """Where the entries of an archive's directory begin."""
-    return [match.start() for match in re.finditer(b"PK\x01\x02", data)]
-
-
-def with_two_directories(data: bytes) -> bytes:
-    """Python reads the directory that stands before the end record, torch the one that the record points to."""
-    start, end = entries_of(data)[0], data.rindex(b"PK\x05\x06")
-    false = bytearray(data[start:end])
-    for at in entries_of(false):
-        false[at + 20:at + 28] = struct.pack("<II", 1, 1)  # bytes in the file, bytes when read
-    return data[:end] + false + data[end:]
-
-
 def with_a_false_size() -> bytes:
-    """The directory claims 4 GB for each of its entries."""
-    data = bytearray(archive(b"}", bytes(100)))
-    for at in entries_of(data):
-        data[at + 24:at + 28] = struct.pack("<I", 0xFFFFFFF0)
-    return bytes(data)
-
-
-def doubled(times: int) -> bytes:
-    """A kilobyte, as hexadecimal digits of hexadecimal digits."""
-    value = call("_codecs encode", text("a" * 1024), text("latin1"))
-    for _ in range(times):
-        value = call("_codecs encode", value, text("hex"))
-    return value
+    """An archive whose directory claims 4 GB for each of its entries."""
+    return re.sub(b"(PK\x01\x02.{20}).{4}", b"\\1\xf0\xff\xff\xff", archive(b"}", bytes(100)), flags=re.DOTALL)
 
 
 def laughs(levels: int) -> bytes:
@@ -187,35 +150,13 @@ def torch_saves(content, **options) -> bytes:
     return file.getvalue()
 
 
-def torch_script() -> bytes:
+def weight(change) -> bytes:
+    """A checkpoint whose fc.weight has the right shape, but for what `change` makes of it."""
     import torch
 
-    file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript
-        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
-    return file.getvalue()
-
-
-def of_kind(kind: str) -> bytes:
-    """A checkpoint whose fc.weight has the right shape, and is not a plain tensor."""
-    import torch
-
-    weight = torch.ones(10, 2048)
-    made = {"meta": lambda: weight.to("meta"), "sparse": weight.to_sparse,
-            "quantized": lambda: torch.quantize_per_tensor(weight, 1.0, 0, torch.qint8)}[kind]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both kinds are in beta
-        return torch_saves({"fc.weight": made()})
-
-
-def with_attribute(name: str) -> bytes:
-    """A tensor on which a method is hidden by a text."""
-    import torch
-
-    weight = torch.ones(10, 2048)
-    setattr(weight, name, "text")
-    return torch_saves({"fc.weight": weight})
+        warnings.simplefilter("ignore")  # sparse and quantized tensors are in beta
+        return torch_saves({"fc.weight": change(torch.ones(10, 2048))})
 
 
 class Made:
@@ -240,44 +181,37 @@ NAME = text("fc.weight")
 EXCESS = "takes more memory or time than"
 NO_STATE = "no state dict"
 CHECKPOINTS = {  # name: (function that returns the file's content, text of the message)
-    # code
-    "posix.system": (lambda: archive(call("posix system", text("touch TRACE"))), "GLOBAL posix.system"),
-    "posix.system, before torch 1.6": (lambda: old_format(call("posix system", text("touch TRACE"))),
-                                       "GLOBAL posix.system"),
+    # code; test_xception_pth2onnx.py has the pickle that calls os.system
     "INST opcode": (lambda: archive(b"(" + text("touch TRACE") + b"iposix\nsystem\n"), "Unsupported operand"),
-    "STACK_GLOBAL opcode": (lambda: archive(
-        text("posix") + text("system") + b"\x93" + several(text("touch TRACE")) + b"R"), "Unsupported operand"),
     "pickle inside a tensor's storage": (lambda: archive(call("torch.storage _load_from_bytes", text("x"))),
                                          "_load_from_bytes"),
-    "TorchScript": (torch_script, "not a plain checkpoint"),
     # claims
     "false size": (with_a_false_size, "not a PyTorch checkpoint, or damaged"),
     "zip bomb": (lambda: bomb(512), EXCESS),
-    "zip bomb with two directories": (lambda: with_two_directories(bomb(512)), EXCESS),
     "zip bomb, small": (lambda: bomb(64), "its tensors claim"),
     "values from a call": (lambda: torch_saves({"fc.weight": Made(1000, 2048)}), "its tensors claim"),
-    "a trillion values, before torch 1.6": (lambda: old_format(
-        mapping((NAME, tensor(10**12, (1, 2048), (2048, 1), True))), 10**12), EXCESS),
     "a trillion values of one in the file": (lambda: torch_saves({"fc.weight": zeros(1).expand(10**6, 10**6)}),
                                              "which are not in the file"),
-    "512 MB of hexadecimal digits": (lambda: archive(doubled(19)), EXCESS),
+    "100 GB of bytes": (lambda: archive(call("__builtin__ bytearray", number(10**11))), EXCESS),
     "hash that never ends": (lambda: archive(mapping((laughs(20), b"N"))), EXCESS),
     "500,000 nested lists": (lambda: archive(b"]" * 500_000 + b"a" * 499_999), ""),
     "300 names of one tensor": (lambda: torch_saves(dict.fromkeys(
-        [f"layer{i}" for i in range(300)], zeros(1 << 20, dtype="float16"))), "no two-dimensional fc.weight"),
+        ["fc.weight", *map(str, range(300))], zeros(1 << 10, 1 << 10, dtype="float16"))), "keys do not fit"),
     # other kinds of tensors and names
-    "meta tensor": (lambda: of_kind("meta"), "not in the file"),
-    "sparse tensor": (lambda: of_kind("sparse"), "not in the file"),
-    "quantized tensor": (lambda: of_kind("quantized"), "qint8"),
+    "meta tensor": (lambda: weight(lambda ones: ones.to("meta")), "not in the file"),
+    "sparse tensor": (lambda: weight(lambda ones: ones.to_sparse()), "not in the file"),
+    "quantized tensor": (lambda: weight(lambda ones: __import__("torch").quantize_per_tensor(
+        ones, 1.0, 0, __import__("torch").qint8)), "qint8"),
     "no classes": (lambda: torch_saves({"fc.weight": zeros(0, 2048)}), "fc.weight is empty"),
     "50,000 dimensions": (lambda: archive(mapping(
         (NAME, tensor(2048, (1, 2048), (2048, 1))),
         (text("bn1.weight"), tensor(2048, (1,) * 50_000, (1,) * 50_000))), bytes(8192)), "bn1.weight is"),
     "name of 10 MB": (lambda: archive(mapping((text("n" * 10_000_000), tensor(1, (1,), (1,)))), bytes(4)), NO_STATE),
     "name that is a number": (lambda: torch_saves({5: zeros(1)}), NO_STATE),
-    "name with control characters": (lambda: torch_saves({"fc.weight": zeros(1, 2048), "\x1b[2J\n": zeros(1)}),
-                                     "1 unknown (\\x1b[2J\\n)"),
-    "detach replaced on a tensor": (lambda: with_attribute("detach"), "keys do not fit"),
+    "name with control characters": (lambda: torch_saves({"fc.weight": zeros(1, 2048), "\x1b[2J": zeros(1)}),
+                                     "1 unknown (\\x1b[2J)"),
+    "detach replaced on a tensor": (lambda: weight(lambda ones: setattr(ones, "detach", "text") or ones),
+                                    "keys do not fit"),
     "items replaced on the state dict": (lambda: archive(
         call("collections OrderedDict") + mapping((text("items"), text("x")), (text("keys"), text("x"))) + b"b"),
         "no two-dimensional fc.weight"),
@@ -308,15 +242,19 @@ def elsewhere(location: str, dims=(3, CLASSES), **more) -> TensorProto:
     return values
 
 
-def as_initializer(weight):
-    model = small_model()
-    model.graph.initializer[0].CopyFrom(weight)
+def edited(change, opset=11):
+    """The small model after `change` of it."""
+    model = small_model(opset=opset)
+    change(model)
     return model
 
 
+def as_initializer(weight):
+    return edited(lambda model: model.graph.initializer[0].CopyFrom(weight))
+
+
 def as_constant(weight):
-    model = small_model()
-    del model.graph.initializer[:]
+    model = edited(lambda model: model.graph.ClearField("initializer"))
     model.graph.node.insert(0, helper.make_node("Constant", [], ["weight"], value=weight))
     return model
 
@@ -364,39 +302,6 @@ def as_sparse(weight, in_branch=False):
     return model
 
 
-def nested_in_vain(depth: int) -> bytes:
-    """A graph in an attribute of a node in a graph in ..., deeper than protobuf reads."""
-    def field(number, data):
-        size, length = [], len(data)
-        while length > 127:
-            size.append(length & 127 | 128)
-            length >>= 7
-        return bytes([number << 3 | 2, *size, length]) + data
-
-    graph = b""
-    for _ in range(depth):
-        graph = field(1, field(5, field(6, graph)))
-    return small_model().SerializeToString() + field(7, graph)
-
-
-def changed(**values):
-    """The small model with another weight: fields of its tensor."""
-    weight = numpy_helper.from_array(np.ones((3, CLASSES), "f4"), "weight")
-    for field, value in values.items():
-        if field == "dims":
-            del weight.dims[:]
-            weight.dims.extend(value)
-        else:
-            setattr(weight, field, value)
-    return as_initializer(weight)
-
-
-def scalar_input():
-    model = small_model()
-    del model.graph.input[0].type.tensor_type.shape.dim[:]
-    return model
-
-
 def made_of_constants(shape):
     """The small model plus the mean of a tensor of ones of this shape."""
     model = small_model()
@@ -405,32 +310,6 @@ def made_of_constants(shape):
     model.graph.node.extend([helper.make_node("ConstantOfShape", ["shape"], ["ones"]),
                              helper.make_node("ReduceMean", ["ones"], ["mean"], keepdims=0),
                              helper.make_node("Add", ["product", "mean"], ["class"])])
-    return model
-
-
-def without_nodes():
-    model = small_model(opset=25)
-    del model.graph.node[:]
-    return model
-
-
-def with_operator(name):
-    """The small model with another name of its first operator, in an opset that atc refuses by this name."""
-    model = small_model(opset=25)
-    model.graph.node[0].op_type = name
-    return model
-
-
-def with_weight_as_input():
-    model = small_model()
-    model.graph.input[0].name = "weight"
-    return model
-
-
-def with_metadata(size):
-    """The small model with metadata of so many bytes, which atc copies into the om's header."""
-    model = small_model()
-    model.metadata_props.add(key="license", value="x" * size)
     return model
 
 
@@ -451,38 +330,34 @@ LOCATIONS = [("initializer", location) for location in (
     "\x1b" * 100_000)] + [(place, "../secret.bin") for place in list(PLACES)[1:]]
 ELSEWHERE = "it takes weights from ["
 MODELS = {  # name: (function that returns the model, start of the error line, text in it)
-    **{f"weights from {location[:20]!r}, {place}": (
+    **{f"weights from {location[:20]!a}, {place}": (
         lambda place=place, location=location: PLACES[place](elsewhere(location, offset="4096", length="72")
                                                              if "ORT" in location else elsewhere(location)),
         "E19005", ELSEWHERE) for place, location in LOCATIONS},
-    "20,000 nested graphs": (lambda: nested_in_vain(20_000), "E19005", "not an ONNX model"),
     "28 nested branches": (lambda: in_branches(numpy_helper.from_array(np.ones((3, CLASSES), "f4")), 28),
                            "E19005", "more than 8 graphs"),
-    "no nodes": (without_nodes, "E19005", "empty"),
-    "no input but weights": (with_weight_as_input, "E19005", "an input without a batch"),
-    "scalar input": (scalar_input, "E19005", "an input without a batch"),
-    "control characters in an operator": (lambda: with_operator("a\n\x1b[2J" + "x" * 2000), "E19010", "\\x1b[2J"),
-    "a trillion values, no data": (lambda: changed(dims=[10**6, 10**6], raw_data=b""), "E19999", "m.onnx"),
-    "negative size": (lambda: changed(dims=[-3, -6]), "E19999", "m.onnx"),
-    "unknown type": (lambda: changed(data_type=999), "E19999", "m.onnx"),
+    "no nodes": (lambda: edited(lambda model: model.graph.ClearField("node"), 25), "E19005", "empty"),
+    "no input but weights": (lambda: edited(lambda model: setattr(model.graph.input[0], "name", "weight")),
+                             "E19005", "an input without a batch"),
+    "scalar input": (lambda: edited(lambda model: model.graph.input[0].type.tensor_type.shape.ClearField("dim")),
+                     "E19005", "an input without a batch"),
+    "control characters in an operator": (
+        lambda: edited(lambda model: setattr(model.graph.node[0], "op_type", "a\n\x1b[2J" + "x" * 2000), 25),
+        "E19010", "\\x1b[2J"),
+    "a trillion values, no data": (lambda: as_initializer(TensorProto(name="weight", data_type=1, dims=[10**6, 10**6])),
+                                   "E19999", "m.onnx"),
     "100 GB of a small file": (lambda: as_initializer(elsewhere("good.bin", offset="0", length="100000000000")),
                                "E19999", "m.onnx"),
-    "before the start of a file": (lambda: as_initializer(elsewhere("good.bin", offset="-72", length="72")),
-                                   "E19999", "m.onnx"),
     "2 GB of constants": (lambda: made_of_constants([30_000_000, 3, 6]), "E19999", "bytes of constants"),
-    "a trillion constants": (lambda: made_of_constants([10**6, 10**6]), "E19999", "m.onnx"),
-    "2 MB of metadata": (lambda: with_metadata(2_000_000), "E19999", "m.om: not written"),
+    "2 MB of metadata, which the om's header would repeat": (lambda: edited(
+        lambda model: model.metadata_props.add(key="license", value="x" * 2_000_000)), "E19999", "m.om: not written"),
 }
 STATIC = "no input but weights", "scalar input"  # --input_shape would be refused first
 
 
 def model_writer(make):
     """A function of a path that writes a hostile model, and the traps around it."""
-    def write(path):
-        place_traps(path.parent)
-        content = make()
-        path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
-    return write
+    return lambda path: (place_traps(path.parent), onnx.save(make(), path))
 
 
 CASES.update({f"onnx: {name}": Case((ATC, *ATC_FLAGS[:4 if name in STATIC else 5]), {"m.onnx": model_writer(make)},
@@ -527,17 +402,11 @@ def ones(path):
     np.ones(3 * SIDE * SIDE, "<f4").tofile(path)
 
 
-def two_million_lines(path):
-    with open(path, "w") as file:
-        for i in range(21):
-            file.write("".join(f"{j} t.bin 8 8\n" for j in range(i * 100_000, (i + 1) * 100_000)))
-
-
 RUN = BENCHMARK, "-om_path=small.om", "-input_text_path=x.info"
 RUN_OM = BENCHMARK, "-om_path=x.om", "-input_text_path=x.info"
 SCORE = SUITE / "imagenet_acc_eval.py", "result/dumpOutput_device0", "l.txt", ".", "r.json"
 DUMPS = {"result/dumpOutput_device0/a_1.txt": b"1 2 3 \n", "l.txt": b"a.JPEG 1\n"}
-DUMP, PERF = "result/dumpOutput_device0/a_1.txt", "result/perf_vision_batchsize_1_device_0.txt"
+PERF = "result/perf_vision_batchsize_1_device_0.txt"
 NOT_REGULAR = "not a regular file"
 CASES.update({
     # a pipe would never end: each reader of a file looks first
@@ -552,12 +421,11 @@ CASES.update({
                                {"x.info": os.mkfifo}, "x.info: ", NOT_REGULAR),
     "pipe: manifest beside tensors": Case((INFER, "small.om", "result/out", "--info=x.info", "--engine=host"), {
         "x.info": b"0 ./t.bin 8 8\n", "manifest.json": os.mkfifo}, "manifest.json: ", NOT_REGULAR),
-    "pipe: tensor": Case(RUN, {"x.info": b"0 ./t.bin 8 8\n", "t.bin": os.mkfifo}, "t.bin: ", NOT_REGULAR),
+    "pipe: tensor": Case(RUN, {"x.info": b"0 ./t.bin 8 8\n", "t.bin": os.mkfifo}, "./t.bin: ", NOT_REGULAR),
     "pipe: photo": Case((SUITE / "gen_dataset_info.py", "jpg", "val", "x.info"), {"val/a.jpg": os.mkfifo},
                         "val/a.jpg: ", NOT_REGULAR),
     "pipe: labels": Case(SCORE, {**DUMPS, "l.txt": os.mkfifo}, "l.txt: ", NOT_REGULAR),
-    "pipe: dump": Case(SCORE, {**DUMPS, DUMP: os.mkfifo}, f"{DUMP}: ", NOT_REGULAR),
-    "pipe: perf file": Case(SCORE, {**DUMPS, PERF: os.mkfifo}, f"{PERF}: ", NOT_REGULAR),
+    "pipe: perf file": Case(SCORE, {**DUMPS, PERF: os.mkfifo}, "", f"{PERF}: {NOT_REGULAR}"),
     # oms
     "om: header of 4 GB": Case((SUITE / "host/om.py", "x.om"), {"x.om": om.PREFIX.pack(om.MAGIC, 0xFFFFFFFF) + b" " * (
         5 << 20)}, "x.om: ", "header"),
@@ -572,23 +440,15 @@ CASES.update({
         lambda header, payload: resealed(dict(header, batch_size=5), payload))}, "x.om: ", "damaged host om"),
     # info files
     "info: NUL in a path": Case(RUN, {"x.info": b"0 ./t\0.bin 8 8\n"}, "x.info:1: "),
-    "info: Arabic digits": Case(RUN, {"x.info": "0 t.bin \u0668 8\n".encode()}, "x.info:1: "),
     "info: id of 5,000 digits": Case(RUN, {"x.info": b"9" * 5000 + b" t.bin 8 8\n"}, "x.info:1: "),
-    "info: device": Case(RUN, {"x.info": b"0 /dev/zero 8 8\n"}, "/dev/zero: ", NOT_REGULAR),
     "info: a process's memory": Case(RUN, {"x.info": b"0 /proc/self/mem 8 8\n"}, "/proc/self/mem: ", "0 bytes"),
     "info: control characters": Case(RUN, {"x.info": b"0 ./\x1b[2J.bin 8 8\n"}, "./\\x1b[2J.bin: ", "", 4),
     "info: a line of 100 MB": Case(RUN, {"x.info": lambda path: path.write_bytes(b"x" * 100_000_000)}, "x.info:1: ",
                                    "characters or more"),
-    "info: two million lines": Case(RUN, {"x.info": two_million_lines}, "x.info: ", "more than 2,000,000 lines"),
-    # labels and dumps
-    "labels: control characters": Case(SCORE, {**DUMPS, "l.txt": b"\x1b[2J\n"}, "l.txt:1: "),
-    "dump: 1 TB": Case(SCORE, {**DUMPS, DUMP: lambda path: (path.touch(), os.truncate(path, 1 << 40))}, f"{DUMP}: ",
-                       "more than the"),
-    "dump: 8 million values": Case(SCORE, {**DUMPS, "l.txt": b"a.JPEG 1\nb.JPEG 1\n", DUMP.replace("a_", "b_"): (
-        b"1 " * 8_000_000 + b"\n")}, "result/dumpOutput_device0/b_1.txt: "),
-    "dump: Arabic digits": Case(SCORE, {**DUMPS, DUMP: "1 \u0662 3 \n".encode()}, f"{DUMP}: "),
-    "dump: NUL": Case(SCORE, {**DUMPS, DUMP: b"1 2\0 3 \n"}, f"{DUMP}: "),
-    "perf file: latency": Case(SCORE, {**DUMPS, PERF: b"[e2e] throughputRate: 1, latency: 1.2.3\n"}, f"{PERF}: "),
+    "info: two million lines": Case(RUN, {"x.info": b"\n" * 2_100_000}, "x.info: ", "more than 2,000,000 lines"),
+    # labels and dumps: test_imagenet_acc_eval.py has more
+    "perf file: latency": Case(SCORE, {**DUMPS, PERF: b"[e2e] throughputRate: 1, latency: 1.2.3\n"}, "",
+                               f"{PERF}: no latency"),
 })
 
 
@@ -642,8 +502,6 @@ def results(small_om, tmp_path_factory):
             path for path in map(str, touched) if path.startswith(f"cases/{number}/") and not (root / path).is_dir()])
     assert [path for path in touched if path.parts[0] not in ("cases", "logs") or path.parts[2:3] not in ((), ("work",))
             ] == []
-    two_million = root / f"cases/{list(cases).index('info: two million lines')}/work/x.info"
-    two_million.unlink()  # 40 MB
     return found
 
 
@@ -666,8 +524,7 @@ def test_hostile_file_is_refused(name, results):
     assert line.isprintable()
     assert len(line) < 1000
     assert "report it" not in line  # an unexpected exception
-    limit = results["harmless"].peak + (1000 if "two million" in name else MEMORY)
-    assert done.peak < limit, (done.peak, limit)
+    assert done.peak < results["harmless"].peak + MEMORY, (done.peak, results["harmless"].peak)
 
 
 @pytest.mark.parametrize("fault", HEADERS)
