@@ -181,8 +181,9 @@ CHECKPOINTS = {  # name: (function that returns the file's content, text of the 
                                              "which are not in the file"),
     "100 GB of bytes": (lambda: archive(call("__builtin__ bytearray", number(10**11))), EXCESS),
     "hash that never ends": (lambda: archive(mapping((laughs(20), b"N"))), EXCESS),
-    "300 names of one tensor": (lambda: torch_saves(dict.fromkeys(
-        ["fc.weight", *map(str, range(300))], zeros(1 << 10, 1 << 10, dtype="float16"))), "keys do not fit"),
+    "300 names of one tensor, 4 MB each as float32": (lambda: torch_saves(dict.fromkeys(
+        ["fc.weight", *re.findall(r"^\S+\.\w+", (SUITE / "test/xception_state_dict.tsv").read_text(), re.MULTILINE)],
+        zeros(1 << 10, 1 << 10, dtype="float16"))), "keys do not fit"),
     # other kinds of tensors and names
     "meta tensor": (lambda: weight(lambda ones: ones.to("meta")), "not in the file"),
     "sparse tensor": (lambda: weight(lambda ones: ones.to_sparse()), "not in the file"),
@@ -537,6 +538,19 @@ def test_weights_in_a_file_next_to_the_model_are_read(tmp_path):
     (tmp_path / "x.info").write_text("0 ./t.bin 8 8\n")
     run(BENCHMARK, "-om_path=m.om", "-input_text_path=x.info", "-output_binary", cwd=tmp_path)
     np.testing.assert_allclose(np.fromfile(tmp_path / "result/dumpOutput_device0/t_1.bin", "<f4"), weight.sum(axis=0))
+
+
+def test_compiling_takes_bounded_memory(small_om):
+    """The cases above run under a limit of the test's; this one is atc's own."""
+    code = """
+from host import om
+om.bound_memory("m.onnx", [[1, 3, 8, 8]])
+try:
+    bytearray(4 << 30)
+except MemoryError:
+    print("refused")
+"""
+    assert run(sys.executable, "-c", code, cwd=small_om.parent, env={"PYTHONPATH": str(SUITE)}).stdout == "refused\n"
 
 
 def test_benchmark_refuses_an_om_whose_output_has_no_batch(tmp_path):
