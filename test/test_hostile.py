@@ -14,6 +14,7 @@ import struct
 import sys
 import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -142,11 +143,11 @@ def laughs(levels: int) -> bytes:
     return several(laughs(levels - 1) + b"q" + bytes([levels]), *[b"h" + bytes([levels])] * 9)
 
 
-def torch_saves(content, **options) -> bytes:
+def torch_saves(content) -> bytes:
     import torch
 
     file = io.BytesIO()
-    torch.save(content, file, **options)
+    torch.save(content, file)
     return file.getvalue()
 
 
@@ -156,7 +157,7 @@ def weight(change) -> bytes:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sparse and quantized tensors are in beta
-        return torch_saves({"fc.weight": change(torch.ones(10, 2048))})
+        return torch_saves({"fc.weight": change(torch, torch.ones(10, 2048))})
 
 
 def zeros(*shape, dtype="float32"):
@@ -185,10 +186,10 @@ CHECKPOINTS = {  # name: (function that returns the file's content, text of the 
         ["fc.weight", *re.findall(r"^\S+\.\w+", (SUITE / "test/xception_state_dict.tsv").read_text(), re.MULTILINE)],
         zeros(1 << 10, 1 << 10, dtype="float16"))), "keys do not fit"),
     # other kinds of tensors and names
-    "meta tensor": (lambda: weight(lambda ones: ones.to("meta")), "not in the file"),
-    "sparse tensor": (lambda: weight(lambda ones: ones.to_sparse()), "not in the file"),
-    "quantized tensor": (lambda: weight(lambda ones: __import__("torch").quantize_per_tensor(
-        ones, 1.0, 0, __import__("torch").qint8)), "qint8"),
+    "meta tensor": (lambda: weight(lambda torch, ones: ones.to("meta")), "not in the file"),
+    "sparse tensor": (lambda: weight(lambda torch, ones: ones.to_sparse()), "not in the file"),
+    "quantized tensor": (lambda: weight(lambda torch, ones: torch.quantize_per_tensor(ones, 1.0, 0, torch.qint8)),
+                         "qint8"),
     "no classes": (lambda: torch_saves({"fc.weight": zeros(0, 2048)}), "fc.weight is empty"),
     "50,000 dimensions": (lambda: archive(mapping(
         (NAME, tensor(2048, (1, 2048), (2048, 1))),
@@ -197,7 +198,7 @@ CHECKPOINTS = {  # name: (function that returns the file's content, text of the 
     "name that is a number": (lambda: torch_saves({5: zeros(1)}), NO_STATE),
     "name with control characters": (lambda: torch_saves({"fc.weight": zeros(1, 2048), "\x1b[2J": zeros(1)}),
                                      "1 unknown (\\x1b[2J)"),
-    "detach replaced on a tensor": (lambda: weight(lambda ones: setattr(ones, "detach", "text") or ones),
+    "detach replaced on a tensor": (lambda: weight(lambda torch, ones: setattr(ones, "detach", "text") or ones),
                                     "keys do not fit"),
     "items replaced on the state dict": (lambda: archive(
         call("collections OrderedDict") + mapping((text("items"), text("x")), (text("keys"), text("x"))) + b"b"),
@@ -221,11 +222,13 @@ ATC_FLAGS = ("--framework=5", "--model=m.onnx", "--output=m", "--soc_version=Asc
              f"--input_shape=image:1,3,{SIDE},{SIDE}")
 
 
-def elsewhere(location: str, dims=(3, CLASSES), **more) -> TensorProto:
-    """A float tensor whose values are in another file."""
-    values = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL)
+def elsewhere(location, **more) -> TensorProto:
+    """A float tensor whose values are in another file, None: in one that is not named."""
+    values = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=(3, CLASSES),
+                         data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, **more}.items():
-        values.external_data.add(key=key, value=value)
+        if value is not None:
+            values.external_data.add(key=key, value=value)
     return values
 
 
@@ -248,9 +251,7 @@ def as_constant(weight):
 
 def in_branches(weight, depth=1):
     """In both branches of an If, in an If, ..."""
-    model = small_model()
-    del model.graph.initializer[:]
-    model.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+    model = as_initializer(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
     node = helper.make_node("Constant", [], ["w"], value=weight)
     for _ in range(depth):
         outer = onnx.NodeProto(op_type="If", input=["yes"], output=["w"])
@@ -275,18 +276,14 @@ def in_function(weight):
 
 def as_sparse(weight, in_branch=False):
     """As the values of a sparse tensor: an attribute, or all that a graph in an attribute has."""
-    model = small_model()
-    del weight.dims[:]
-    weight.dims.append(3 * CLASSES)
+    weight.dims[:] = [3 * CLASSES]
     sparse = onnx.SparseTensorProto(values=weight, dims=[3, CLASSES], indices=numpy_helper.from_array(
         np.arange(3 * CLASSES)))
+    node = helper.make_node("Constant", [], ["weight"], sparse_value=sparse)
     if in_branch:
         graph = onnx.GraphProto(name="inner", sparse_initializer=[sparse])
-        model.graph.node[0].attribute.append(onnx.AttributeProto(name="x", type=onnx.AttributeProto.GRAPH, g=graph))
-    else:
-        del model.graph.initializer[:]
-        model.graph.node.insert(0, helper.make_node("Constant", [], ["weight"], sparse_value=sparse))
-    return model
+        node = onnx.NodeProto(attribute=[onnx.AttributeProto(name="x", type=onnx.AttributeProto.GRAPH, g=graph)])
+    return edited(lambda model: model.graph.node.insert(0, node))
 
 
 def made_of_constants(shape):
@@ -313,14 +310,11 @@ def place_traps(folder: Path):
 PLACES = {"initializer": as_initializer, "constant": as_constant, "branches": in_branches, "function": in_function,
           "sparse constant": as_sparse, "sparse in a branch": lambda weight: as_sparse(weight, in_branch=True)}
 LOCATIONS = [("initializer", location) for location in (
-    "/etc/passwd", "../secret.bin", "link.bin", "pipe.bin", "", "../secret.bin\0", "*/_ORT_MEM_ADDR_/*",
+    "/etc/passwd", "../secret.bin", "link.bin", "pipe.bin", None, "../secret.bin\0", "*/_ORT_MEM_ADDR_/*",
     "\x1b" * 100_000)] + [(place, "../secret.bin") for place in list(PLACES)[1:]]
-ELSEWHERE = "it takes weights from ["
 MODELS = {  # name: (function that returns the model, start of the error line, text in it)
-    **{f"weights from {location[:20]!a}, {place}": (
-        lambda place=place, location=location: PLACES[place](elsewhere(location, offset="4096", length="72")
-                                                             if "ORT" in location else elsewhere(location)),
-        "E19005", ELSEWHERE) for place, location in LOCATIONS},
+    **{f"weights from {str(location)[:20]!a}, {place}": (
+        lambda place=place, location=location: PLACES[place](elsewhere(location)), "E19005", "it takes weights from [") for place, location in LOCATIONS},
     "28 nested branches": (lambda: in_branches(numpy_helper.from_array(np.ones((3, CLASSES), "f4")), 28),
                            "E19005", "more than 8 graphs"),
     "no nodes": (lambda: edited(lambda model: model.graph.ClearField("node"), 25), "E19005", "empty"),
@@ -426,6 +420,8 @@ CASES.update({
     "info: control characters": Case(RUN, {"x.info": b"0 ./\x1b[2J.bin 8 8\n"}, "./\\x1b[2J.bin: ", "", 4),
     "info: a line of 100 MB": Case(RUN, {"x.info": lambda path: path.write_bytes(b"x" * 100_000_000)}, "x.info:1: ",
                                    "characters or more"),
+    "info: empty, to infer": Case(PASS_ON, {"x.info": b""}, "x.info: ", "no sample"),
+    "info: one name twice": Case(PASS_ON, {"x.info": b"0 a/t.bin 8 8\n1 b/t.bin 8 8\n"}, "x.info: ", "would share"),
     "info: two million lines": Case(RUN, {"x.info": b"\n" * 2_100_000}, "x.info: ", "more than 2,000,000 lines"),
     # labels and dumps: test_imagenet_acc_eval.py has more
     "perf file: latency": Case(SCORE, {**SCORED, PERF: b"[e2e] throughputRate: 1, latency: 1.2.3\n"}, "",
@@ -576,14 +572,11 @@ def test_nonfinite_weights_are_converted_on_request(tmp_path, reference_state, m
 
     import torch
 
-    class Small(torch.nn.Module):
-        def __init__(self, path, state, allow_nonfinite):
-            super().__init__()
-            self.fc = torch.nn.Linear(3, CLASSES)
-            self.fc.bias.data = build(path, state, allow_nonfinite).fc.bias.data[:CLASSES]
-
-        def forward(self, images):
-            return self.fc(images.mean((2, 3)))
+    def build_small(*arguments):
+        small = torch.nn.Sequential(OrderedDict(pool=torch.nn.AdaptiveAvgPool2d(1), flat=torch.nn.Flatten(),
+                                                fc=torch.nn.Linear(3, CLASSES)))
+        small.fc.bias.data = build(*arguments).fc.bias.data[:CLASSES]
+        return small
 
     build = xception_pth2onnx.build_network
     state = dict(reference_state, **{"fc.bias": reference_state["fc.bias"].clone()})
@@ -591,7 +584,7 @@ def test_nonfinite_weights_are_converted_on_request(tmp_path, reference_state, m
     torch.save({"note": "half \ud800\n" * 1000, "state_dict": state}, str(tmp_path / "x.pth"))
     checkpoint = tmp_path / os.fsdecode(b"\xe9.pth")
     (tmp_path / "x.pth").rename(checkpoint)
-    monkeypatch.setattr(xception_pth2onnx, "build_network", Small)
+    monkeypatch.setattr(xception_pth2onnx, "build_network", build_small)
     monkeypatch.setattr(sys, "argv", ["", checkpoint.name, "x.onnx", "--allow-nonfinite"])
     monkeypatch.chdir(tmp_path)
     assert xception_pth2onnx.main() == 0
