@@ -314,7 +314,8 @@ LOCATIONS = [("initializer", location) for location in (
     "\x1b" * 100_000)] + [(place, "../secret.bin") for place in list(PLACES)[1:]]
 MODELS = {  # name: (function that returns the model, start of the error line, text in it)
     **{f"weights from {str(location)[:20]!a}, {place}": (
-        lambda place=place, location=location: PLACES[place](elsewhere(location)), "E19005", "it takes weights from [") for place, location in LOCATIONS},
+        lambda place=place, location=location: PLACES[place](elsewhere(location)),
+        "E19005", "it takes weights from [") for place, location in LOCATIONS},
     "28 nested branches": (lambda: in_branches(numpy_helper.from_array(np.ones((3, CLASSES), "f4")), 28),
                            "E19005", "more than 8 graphs"),
     "no nodes": (lambda: edited(lambda model: model.graph.ClearField("node"), 25), "E19005", "empty"),
