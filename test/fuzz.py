@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Feed what strangers write (labels, info files, dumps, configs, oms, flags) to what reads it, until something breaks.
+"""Feed untrusted input (labels, info files, dumps, configs, oms, flags) to its readers until something breaks.
 
 Usage:    .venv/bin/pip install atheris          (once; CPython on Linux)
           .venv/bin/python test/fuzz.py TARGET [libFuzzer option...]
 Example:  .venv/bin/python test/fuzz.py om -max_total_time=300
-          (libFuzzer's lines; it stops with a stack trace and a file crash-... at the first input that is not handled)
+          (libFuzzer's lines; stops with a stack trace and a file crash-... at the first input that is not handled)
 
-A reader may return, or refuse with its own kind of error, which a script tells in one line. Anything else is a finding:
-mend it, and keep the input in FINDINGS below. test_fuzz.py does the same in CI, with hypothesis, for some seconds.
-Without TARGET: the targets' names.
+A reader may return, or refuse with its own error class, which a script prints in one line. Anything else is a finding:
+fix it, and keep the input in FINDINGS below. test_fuzz.py does the same in CI with hypothesis, for some seconds.
+Without TARGET: print the targets' names.
 """
 import contextlib
 import importlib.machinery
@@ -54,11 +54,11 @@ def put(name: str, data: bytes) -> Path:
 
 
 def text_of(data: bytes) -> str:
-    """As Python has the words of a command line."""
+    """Decode bytes as Python decodes a command line."""
     return data.decode(errors="surrogateescape")
 
 
-# ---- the readers; each gets bytes, and raises only what `refusals` has
+# ---- the readers; each gets bytes, and raises only what handles() suppresses
 
 def labels(data):
     found = imagenet_acc_eval.read_labels(put("val_label.txt", data))
@@ -99,7 +99,7 @@ def om_file(data):
 
 
 def om_header(data):
-    """Any header, in a file that is right but for it."""
+    """Any header, in a file that is otherwise valid."""
     om_file(om.PREFIX.pack(om.MAGIC, len(data)) + data)
 
 
@@ -133,7 +133,7 @@ def result(data):
 
 
 def npu_smi(data):
-    with contextlib.suppress(IndexError, ValueError):  # told as one failure by chips.find
+    with contextlib.suppress(IndexError, ValueError):  # chips.find reports it as one failure
         for chip in chips.parse(text_of(data)):
             assert chip["device"] >= 0
 
@@ -146,7 +146,7 @@ RECORD = (b'{"complete": true, "batch_size": 1, "engine": "host", "device": "CPU
           b'"made_from": {"om": ""}, "rates": {"0": {"interface": 7.7, "images": 45}}}')
 NPU_SMI = (b"| NPU     Name     | Health  | Power(W) |\n| 0       310      | OK      | 12.8     |\n"
            b"| 0       0        | 0000:05:00.0 | 0   622 / 8192 |\n| Process id |\n")
-SEEDS = {  # target: (reader, inputs; the first is one that it takes)
+SEEDS = {  # target: (reader, inputs; it accepts the first)
     "labels": (labels, [b"a.JPEG 65\nb.JPEG 970\n", b"\xff.JPEG 1\r\n\n"]),
     "info": (info, [b"0 ./prep_dataset/a.bin 299 299\n1 ./prep_dataset/b.bin 299 299\n"]),
     "dump_text": (dump_text, [b"0.500000 -1.250000 1e-07 3 \n", b"nan \n"]),
@@ -162,18 +162,17 @@ SEEDS = {  # target: (reader, inputs; the first is one that it takes)
     "result": (result, [imagenet_acc_eval.result_text([1, 1, 1, 1, 1], 1, 1000).encode()]),
     "npu_smi": (npu_smi, [NPU_SMI]),
 }
-FINDINGS = [  # (target, input): once not handled; tried in every run
+FINDINGS = [  # (target, input): not handled when found; tried in every run. test_hostile.py has more of info files
     ("record", RECORD.replace(b"interface", b"x")),
     ("record", RECORD.replace(b'"e2e": ', b'"e2e": [], "was": ')),
     ("input_shape", b"image:" + b"9" * 5000),
-    ("info", b"9" * 5000 + b" a.bin 299 299\n"),
     ("om_header", b"[" * 100_000),
     ("npu_smi", NPU_SMI.replace(b"| 0       0 ", b"| 0       -1 ")),
 ]
 
 
 def handles(target: str, data: bytes):
-    """Give `data` to a target's reader; raises what is none of the refusals that are foreseen."""
+    """Give `data` to a target's reader; raise whatever is not an expected refusal."""
     with contextlib.suppress(Failure, atc.AtcError, aipp.AippError):
         SEEDS[target][0](data)
 
@@ -182,7 +181,7 @@ def main():
     if len(sys.argv) < 2 or sys.argv[1] not in SEEDS:
         print("\n".join(SEEDS))
         return
-    child = os.fork()  # libFuzzer ends its process without Python's word: this one removes the folder
+    child = os.fork()  # libFuzzer ends its process without Python's clean-up: the parent removes the folder
     if child:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     import atheris
