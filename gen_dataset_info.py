@@ -56,14 +56,14 @@ def check_manifest(folder: str, count: int):
     Raises Failure if it did not finish, or made another number of them.
     """
     manifest = read_manifest(folder)
-    if not manifest:
+    if manifest is None:
         return None  # bins of another tool: their size is all that can be checked
     try:
         complete, expected, dtype = manifest["complete"], manifest.get("count"), manifest["recipe"]["dtype"]
         if dtype not in KINDS:
             raise ValueError(dtype)
     except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{folder}/manifest.json: missing or invalid field ({error}); rerun img_preprocess.py") from error
+        raise Failure(f"{folder}/manifest.json: not a manifest of img_preprocess.py; use another folder") from error
     if not complete:
         raise Failure(f"{folder}: img_preprocess.py did not finish here; rerun it")
     if count != expected:

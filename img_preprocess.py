@@ -216,10 +216,10 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
     """
     remove_parts(dst)
     found = bins_of(dst)
-    manifest = read_manifest(dst)
+    manifest = read_manifest(dst) or {}
     if found and not {"recipe", "source", "bytes"} <= manifest.keys():
-        raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST} of this script: not made here; use an "
-                      "empty folder")
+        raise Failure(f"{dst}: holds {len(found)} .bin files but no {MANIFEST} of this script, so they were not made "
+                      "here; use an empty folder")
     same = all(manifest.get(key) == value for key, value in wanted.items())
     size = wanted["bytes"]
     kept = set()
@@ -249,8 +249,8 @@ def check_space(dst: Path, count: int, size: int):
     block = os.statvfs(dst).f_frsize
     needed, free = count * -(-size // block) * block, free_space(dst)
     if needed > free:
-        raise Failure(f"{dst}: {count} tensors need {needed:,} bytes, but only {free:,} are free on its disk: make "
-                      "room, or give another folder (with --aipp they need a quarter)", 4)
+        raise Failure(f"{dst}: {count} tensors need {needed:,} bytes, but only {free:,} are free on its disk; free "
+                      "space, or use another folder (--aipp needs a quarter)", 4)
 
 
 def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) -> list:
@@ -266,7 +266,7 @@ def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) ->
                 if result is not None:
                     bad.append(result)
     except BrokenProcessPool as error:
-        raise Failure("a worker process died (out of memory?); run again, with fewer --jobs", 4) from error
+        raise Failure("a worker process died (out of memory?); rerun with fewer --jobs", 4) from error
     finally:
         remove_parts(dst)  # of workers that were ended
     return bad

@@ -26,17 +26,17 @@ def bins_of(folder) -> list:
     return [name[:-len(".bin")] for name in os.listdir(folder) if name.endswith(".bin")]
 
 
-def read_manifest(folder) -> dict:
-    """Return the content of a folder's manifest.json, empty without one; raises Failure if it is not a manifest."""
+def read_manifest(folder):
+    """Return the content of a folder's manifest.json, None without one; raises Failure if it is not a manifest."""
     path = Path(folder, MANIFEST)
     try:
         manifest = read_json(path)
         if not isinstance(manifest, dict):
             raise TypeError(type(manifest).__name__)
     except FileNotFoundError:
-        return {}
+        return None
     except (ValueError, TypeError) as error:
-        raise Failure(f"{path}: not a manifest of img_preprocess.py ({error}); use another folder") from error
+        raise Failure(f"{path}: not a manifest of img_preprocess.py; use another folder") from error
     return manifest
 
 
@@ -87,14 +87,20 @@ def info_text(rows: list) -> str:
 
 
 def read_info(path) -> list:
-    """Return [(id, path, width, height)] of an info file, all text; raises Failure on a malformed line."""
-    samples = []
+    """Return [(id, path, width, height)] of an info file, all text.
+
+    Raises Failure on a malformed line, or on an id that comes twice: the benchmark binary fails on it.
+    """
+    samples, ids = [], set()
     for number, line in lines(path):
         fields = line.split()
         if not fields:
             continue
         if len(fields) != 4 or "\0" in line or not all(NUMBER.fullmatch(fields[i]) for i in (0, 2, 3)):
             raise Failure(f"{path}:{number}: not \"id path width height\"; rerun gen_dataset_info.py")
+        if int(fields[0]) in ids:
+            raise Failure(f"{path}:{number}: id {int(fields[0])} comes twice; rerun gen_dataset_info.py")
+        ids.add(int(fields[0]))
         samples.append(tuple(fields))
     if not samples:
         raise Failure(f"{path}: contains no sample; rerun gen_dataset_info.py")

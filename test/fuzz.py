@@ -74,7 +74,7 @@ def info(data):
 
 
 def dump_text(data):
-    infer.whole_dumps(put("dumps_a_1.txt", data).parent)
+    infer.complete_dumps(put("dumps_a_1.txt", data).parent)
     values = imagenet_acc_eval.read_dump(str(FOLDER / "dumps_a_1.txt"))
     assert values.ndim == 1
     assert np.isfinite(values).all()

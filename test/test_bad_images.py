@@ -234,8 +234,8 @@ def test_nothing_else_is_printed_or_written(finished):
     good = len(CASES) - len(BAD)
     assert out == f"{good} tensors in dst ({good} made, 0 kept)\n"
     assert len(skipped) == len(BAD)
-    assert err.splitlines()[-1] == (f"{len(BAD)} of {len(CASES)} images are left out, listed in dst/skipped.txt: "
-                                    "score with --allow-missing")
+    assert err.splitlines()[-1] == (f"{len(BAD)} of {len(CASES)} images were left out and are listed in "
+                                    "dst/skipped.txt; score with --allow-missing")
     assert len(err.splitlines()) == len(BAD) + 1
     assert "\x1b" not in err
     assert len(list((folder / "dst").glob("*.bin"))) == good
@@ -259,8 +259,8 @@ def test_on_error_fail_lists_the_same_images_after_the_others_are_done(finished,
     assert done.stdout == ""
     assert sorted(done.stderr.splitlines()[:-1]) == sorted(f"{path}: {reason}" for path, reason in skipped.items())
     assert done.stderr.splitlines()[-1] == (
-        f"img_preprocess.py: {len(BAD)} of {len(CASES)} images are bad, named above; the others are done. Mend or "
-        "remove them and run again, or leave them out with --on-error skip")
+        f"img_preprocess.py: {len(BAD)} of {len(CASES)} images are unreadable (listed above); fix or "
+        "remove them and rerun, or pass --on-error skip")
     assert len(list((tmp_path / "dst").glob("*.bin"))) == len(CASES) - len(BAD)
 
 
@@ -282,7 +282,7 @@ def test_no_readable_image(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src/a.JPEG").write_text("404")
     done = run(sys.executable, SCRIPT, "src", "dst", "--on-error=skip", cwd=tmp_path, status=3)
-    assert done.stderr.splitlines()[-1] == "img_preprocess.py: src: all 1 images are bad, named above"
+    assert done.stderr.splitlines()[-1] == "img_preprocess.py: src: all 1 images are unreadable (listed above)"
 
 
 def test_old_list_is_removed_once_every_image_is_readable(tmp_path):

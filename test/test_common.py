@@ -250,8 +250,8 @@ def test_lines_has_limits(tmp_path, monkeypatch):
     ("bytes(1 << 62)", 4, "out of memory"),
     ("import nothing_of_that_name", 4, "No module named 'nothing_of_that_name': see requirements.txt"),
     ("{}['x']", 3, "KeyError: 'x' (unexpected; please report it with the output of --debug)"),
-    ("def f(): f()\nf()", 3, "RecursionError: maximum recursion depth exceeded (not foreseen: please report it, with "
-                            "what --debug adds)"),
+    ("def f(): f()\nf()", 3, "RecursionError: maximum recursion depth exceeded (unexpected; please report it with the "
+                            "output of --debug)"),
     ("raise Failure('\\x1b[2J')", 3, "\\x1b[2J"),
     ("os.kill(os.getpid(), 2)\ntime.sleep(9)", 130, "interrupted"),
 ])

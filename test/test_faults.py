@@ -386,8 +386,8 @@ def test_preprocessing_refuses_at_once_what_cannot_fit(inputs, small_disk, undis
     folder = place(inputs, small_disk(40 << 20) / "place")
     done = finish(PREPROCESS, folder, status=4)
     assert re.fullmatch(r"img_preprocess.py: prep_dataset: 45 tensors need 48,2\d\d,\d\d\d bytes, but only "
-                        r"41,9\d\d,\d\d\d are free on its disk; free space, or give another folder \(with "
-                        r"--aipp they need a quarter\)", last_line(done))
+                        r"41,9\d\d,\d\d\d are free on its disk; free space, or use another folder \("
+                        r"--aipp needs a quarter\)", last_line(done))
     assert not list(folder.glob("prep_dataset/*.bin*"))
     small_disk(60 << 20)
     finish(PREPROCESS, folder)
@@ -432,8 +432,8 @@ def test_infer_on_a_full_disk(inputs, small_disk, undisturbed):
     done = finish(STAGES["infer"][0], folder, status=4)
     assert re.search(r"_1.txt: the disk is full|\.log: the disk is full", done.err), done.err
     assert last_line(done) in (  # the first that fails is the tool, or the log of what it said
-        "infer.py: failed on the devices named above; dumps that are whole are kept; run again (the disk of result is "
-        "full: free space first)",
+        "infer.py: inference failed on device 0, 1 (see above); finished dumps are kept, rerun to resume; the disk of "
+        "result is full, free space first",
         *(f"infer.py: result/host_bs1_device{device}.log: the disk is full (0 are free); free space and run again"
           for device in (0, 1)))
     kept = len(content(folder, "result/out/*_1.txt", "result/dumpOutput_device*/*_1.txt"))
@@ -508,7 +508,7 @@ def test_an_image_deleted_between_listing_and_reading_is_bad(tmp_path, monkeypat
         return found
     monkeypatch.setattr(img_preprocess, "find_images", find_and_delete)
     monkeypatch.setattr(sys, "argv", ["img_preprocess.py", str(tmp_path / "src"), str(tmp_path / "dst")])
-    with pytest.raises(img_preprocess.Failure, match="1 of 3 images are bad, named above; the others are done"):
+    with pytest.raises(img_preprocess.Failure, match="1 of 3 images are unreadable"):
         img_preprocess.main()
     assert f"{gone}: [Errno 2] No such file or directory" in capsys.readouterr().err
     assert len(list((tmp_path / "dst").glob("*.bin"))) == 2

@@ -185,8 +185,8 @@ def test_a_bin_of_wrong_size(info, prep, tmp_path, size):
 def test_empty_folders(info, tmp_path):
     (tmp_path / "prep").mkdir()
     (tmp_path / "prep/a.png").write_text("x")
-    assert refusal(info, tmp_path, "bin", "prep", "x.info", "5", "4") == "prep: no .bin file in it"
-    assert refusal(info, tmp_path, "jpg", "prep", "x.info") == "prep: no .jpeg or .jpg file in it"
+    assert refusal(info, tmp_path, "bin", "prep", "x.info", "5", "4") == "prep: contains no .bin file"
+    assert refusal(info, tmp_path, "jpg", "prep", "x.info") == "prep: contains no .jpeg or .jpg file"
 
 
 def test_no_folder(info, tmp_path):
@@ -232,7 +232,7 @@ def test_two_names_equal_up_to_the_first_dot(info, tmp_path, kind, first, second
     ({"complete": False, "count": 3, **MADE}, "prep: img_preprocess.py did not finish here; rerun it"),
     ({"complete": True, "count": 4, **MADE}, "prep: 3 .bin files, but img_preprocess.py made 4; rerun it"),
     ({"complete": True, "count": 2, **MADE}, "prep: 3 .bin files, but img_preprocess.py made 2; rerun it"),
-    ({}, "prep/manifest.json: not a manifest of img_preprocess.py; rerun it"),
+    ({}, "prep/manifest.json: not a manifest of img_preprocess.py; use another folder"),
 ])
 def test_the_manifest_is_heeded(info, prep, tmp_path, entries, message):
     manifest(prep, **entries)
@@ -243,7 +243,7 @@ def test_the_manifest_is_heeded(info, prep, tmp_path, entries, message):
 def test_a_damaged_manifest(info, prep, tmp_path, data):
     (prep / "manifest.json").write_bytes(data)
     assert refusal(info, tmp_path, "bin", "prep", "x.info", "5", "4") == (
-        "prep/manifest.json: not a manifest of img_preprocess.py; rerun it")
+        "prep/manifest.json: not a manifest of img_preprocess.py; use another folder")
 
 
 def test_photos_that_cannot_be_read(info, tmp_path):

@@ -214,7 +214,7 @@ def test_as_a_user_runs_it(ten, tmp_path):
     assert result.stderr == ""
     assert result.stdout.splitlines()[-2:] == [
         "PASSED: top-1 equals the reference, top-5 equals the reference; a drop of less than 1.0 is allowed",
-        "10 images are too few to be sure of it: the limit lies inside the 95 % interval of top-1 and top-5",
+        "inconclusive: the limit lies within the 95 % interval of top-1 and top-5 (10 images)",
     ]
     result = run(*words[:-1], "--reference=80,90", cwd=tmp_path, status=1)
     assert result.stdout.splitlines()[-2].startswith("FAILED: top-1 is 50.000 points below the reference, top-5 is 10.")
@@ -320,8 +320,8 @@ def test_the_published_figures_are_of_imagenets_classes(score, write, classes):
     if classes in (1000, 1001):
         assert verdict.startswith("FAILED: top-1 is 78.892 points below the reference, top-5 is 5.708 points above")
     else:
-        assert verdict == ("NOT HELD against the published 78.892 / 94.292: those are of ImageNet's 1000 classes, this "
-                           f"network has {classes}; give its own with --reference")
+        assert verdict == ("NOT COMPARED with the published 78.892 / 94.292, which are of ImageNet's 1000 classes: "
+                           f"this network has {classes}; pass its own with --reference")
         assert "reference  " not in out
 
 
@@ -345,13 +345,13 @@ def test_values_that_are_no_numbers(refusal, write, ten, tmp_path, suffix, value
 
 
 @pytest.mark.parametrize("suffix, data, message", [
-    ("_1.txt", txt(range(6)), "6 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
-    ("_1.txt", txt(range(8)), "8 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
-    ("_1.bin", binary(range(6)), "6 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
+    ("_1.txt", txt(range(6)), "6 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
+    ("_1.txt", txt(range(8)), "8 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
+    ("_1.bin", binary(range(6)), "6 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
     ("_1.txt", b"", "truncated: its line has no end"),
     ("_1.txt", txt(range(7))[:-1], "truncated: its line has no end"),
     ("_1.txt", b"1 2 3 4 5 6 7.12", "truncated: its line has no end"),  # within the last number, say 7.125
-    ("_1.bin", b"", "0 values, but dumps/img_0_1.txt has 7: cut short, or of another model"),
+    ("_1.bin", b"", "0 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
     ("_1.txt", b"\n" + txt(range(7)), "more than one line, so not the dump of one image"),
     ("_1.txt", txt(range(7)) * 2, "more than one line, so not the dump of one image"),
     ("_1.txt", b"1 2 3 4 5 6 x\n", "not one line of numbers"),
@@ -383,13 +383,13 @@ def test_a_label_beyond_the_classes(refusal, write):
     """As with fp16 output, whose 1000 values look like 500 in float32."""
     half = np.linspace(-1, 1, 1000).astype("<f2").tobytes()
     write({"a": half, "b": half}, {"a": 0, "b": 500}, "_1.bin")
-    assert refusal() == ("dumps/b_1.bin: 500 values, but the label is class 500: another model's dumps, or an om with "
+    assert refusal() == ("dumps/b_1.bin: 500 values, but the label is class 500; another model's dumps, or an om with "
                          "fp16 output (half the bytes)")
 
 
 def test_a_label_beyond_1001_classes(refusal, write):
     write({"a": with_rank(1, 0, 1001)}, {"a": 1000})
-    assert refusal().startswith("dumps/a_1.txt: 1001 values, but the label is class 1000: ")
+    assert refusal().startswith("dumps/a_1.txt: 1001 values, but the label is class 1000; ")
 
 
 # ---- dumps and labels that do not match
@@ -398,7 +398,7 @@ def test_a_label_without_its_dump(refusal, score, ten, tmp_path):
     for i in (2, 4, 5, 7, 8):
         (tmp_path / f"dumps/img_{i}_1.txt").unlink()
     assert refusal() == ("5 of 10 labels have no dump: img_2, img_4, img_5 and 2 more; run the benchmark again, or "
-                         "score the rest with --allow-missing")
+                         "pass --allow-missing to score the rest")
     out, err = score("--allow-missing")
     assert err == ""
     assert out.splitlines()[-1] == (
@@ -409,8 +409,8 @@ def test_a_label_without_its_dump(refusal, score, ten, tmp_path):
 
 def test_a_dump_without_its_label(refusal, write, ten):
     write({f"stale_{i}": [0] * 7 for i in range(4)})
-    message = ("4 dumps have no label: dumps/stale_0_1.txt, dumps/stale_1_1.txt, dumps/stale_2_1.txt and 1 more: "
-               "stale dumps, or another label file")
+    message = ("4 dumps have no label: dumps/stale_0_1.txt, dumps/stale_1_1.txt, dumps/stale_2_1.txt and 1 more; "
+               "remove stale dumps, or pass their label file")
     assert refusal() == message
     assert refusal("--allow-missing") == message
 
@@ -644,7 +644,7 @@ def test_the_words_of_the_verdict():
 ])
 def test_too_few_images(counts, total, undecided):
     assert verdict(counts, total, "78.892,94.292", "1.0")[2] == [
-        f"{total} images are too few to be sure of it: the limit lies inside the 95 % interval of {undecided}"]
+        f"inconclusive: the limit lies within the 95 % interval of {undecided} ({total} images)"]
 
 
 @pytest.mark.parametrize("counts, total", [((39175, 47155), 50000), ((30000, 40000), 50000), ((3, 3), 45)])
@@ -858,7 +858,7 @@ def test_labels_that_belong_to_something_else_are_named(wrong, many, score):
     change, told = WRONG[wrong]
     many(change)
     lines = score()[0].splitlines()
-    assert lines[5] == "top-1 is no better than guessing (5 %): wrong labels, tensors or weights"
+    assert lines[5] == "top-1 is at chance level (5 %); check labels, preprocessing and weights"
     assert lines[6].startswith(told)
     assert len(lines) == 7
 
@@ -881,7 +881,7 @@ def test_answers_that_fit_nothing_are_not_explained(constant, many, score, write
     many()
     random = np.random.default_rng(0)
     write({f"i{k:03}": np.eye(CLASSES)[0 if constant else random.integers(CLASSES)] for k in range(120)})
-    assert score()[0].splitlines()[5:] == ["top-1 is no better than guessing (5 %): wrong labels, tensors or weights"]
+    assert score()[0].splitlines()[5:] == ["top-1 is at chance level (5 %); check labels, preprocessing and weights"]
 
 
 def test_half_length_dumps_of_few_labels_are_named(many, score, write, tmp_path):
@@ -891,7 +891,7 @@ def test_half_length_dumps_of_few_labels_are_named(many, score, write, tmp_path)
     for path in sorted((tmp_path / "dumps").iterdir()):
         path.unlink()
     write({f"i{k:03}": random.standard_normal(40).astype("<f2").tobytes() for k in range(120)}, suffix="_1.bin")
-    assert score()[0].splitlines()[6] == ("or dumps in fp16, which look like half as many float32 values (here 20): "
+    assert score()[0].splitlines()[6] == ("or dumps in fp16, which look like half as many float32 values (here 20); "
                                           "compile the om with --output_type=FP32")
 
 
@@ -910,10 +910,9 @@ def test_dumps_older_than_the_benchmarks_last_run_are_stale(score, ten, tmp_path
     score(arguments=arguments)
     os.utime(tmp_path / "result/dumpOutput_device0/img_3_1.txt", (time.time() - 60,) * 2)
     err = score(arguments=arguments, status=3)[1]
-    assert err == ("imagenet_acc_eval.py: 1 dumps are older than the run that "
-                   f"{tmp_path}/result/perf_vision_batchsize_1_device_0.txt tells of: "
-                   "result/dumpOutput_device0/img_3_1.txt: stale, of an earlier run; remove the folder and run the "
-                   "benchmark again\n")
+    assert err == ("imagenet_acc_eval.py: 1 dumps are older than the run of "
+                   f"{tmp_path}/result/perf_vision_batchsize_1_device_0.txt: result/dumpOutput_device0/img_3_1.txt; "
+                   "remove the folder and run the benchmark again\n")
     put_perf_file(tmp_path / "result", 0, 90_000)
     score(arguments=arguments)
 

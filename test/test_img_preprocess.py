@@ -492,8 +492,9 @@ def test_bins_that_were_not_made_here_are_left_alone(prepare, images, tmp_path, 
     if text is not None:
         (tmp_path / "dst/manifest.json").write_text(text)
     before = content(tmp_path / "dst")
-    assert prepare(status=3) == ("", "img_preprocess.py: dst: holds 1 .bin files but no manifest.json of this "
-                                     "script: not made here; use an empty folder\n")
+    refused = "dst: holds 1 .bin files but no manifest.json of this script, so they were not made here; use an empty " \
+              "folder" if text != "[]" else "dst/manifest.json: not a manifest of img_preprocess.py; use another folder"
+    assert prepare(status=3) == ("", f"img_preprocess.py: {refused}\n")
     assert content(tmp_path / "dst") == before
 
 
@@ -525,8 +526,8 @@ def test_bad_images_are_named_after_all_good_ones_are_done(prepare, bad_images, 
     assert "truncated" in lines[0]
     assert "cannot identify" in lines[1]
     assert "cannot identify" in lines[2]
-    assert lines[3] == ("img_preprocess.py: 3 of 6 images are bad, named above; the others are done. "
-                        "Mend or remove them and run again, or leave them out with --on-error skip")
+    assert lines[3] == ("img_preprocess.py: 3 of 6 images are unreadable (listed above); "
+                        "fix or remove them and rerun, or pass --on-error skip")
     assert sorted(content(tmp_path / "dst")) == ["a.bin", "b.bin", "c.bin", "manifest.json"]
     assert manifest(tmp_path / "dst")["complete"] is False
     assert (tmp_path / "dst/b.bin").read_bytes() == reference(tmp_path / "src/b.png", 16, 12).tobytes()
@@ -544,7 +545,7 @@ def test_a_run_goes_on_when_bad_images_are_mended_or_removed(prepare, bad_images
     prepare(status=3)
     save(bad_images / "cut.JPEG", size=(64, 64))
     (bad_images / "text.JPEG").unlink()
-    assert prepare(status=3)[1].splitlines()[1].startswith("img_preprocess.py: 1 of 5 images are bad")
+    assert prepare(status=3)[1].splitlines()[1].startswith("img_preprocess.py: 1 of 5 images are unreadable")
     (bad_images / "empty.JPEG").unlink()
     assert prepare() == ("4 tensors in dst (0 made, 4 kept)\n", "")
     assert manifest(tmp_path / "dst")["complete"] is True
@@ -557,7 +558,7 @@ def test_a_run_goes_on_when_bad_images_are_mended_or_removed(prepare, bad_images
 def test_two_images_of_one_name(prepare, images, tmp_path, first, second, stem):
     save(images / first)
     save(images / second)
-    assert prepare(status=3) == ("", f"img_preprocess.py: src/{first} and src/{second} would both become {stem}.bin: "
+    assert prepare(status=3) == ("", f"img_preprocess.py: src/{first} and src/{second} would both become {stem}.bin; "
                                      "rename one\n")
     assert not (tmp_path / "dst").exists()
 
@@ -702,8 +703,8 @@ def test_a_worker_that_dies_ends_the_run(tmp_path):
     env = fake_module(tmp_path / "fake", "cv2", FAILING_LUT.format("os._exit(9)"))
     words = (sys.executable, SCRIPT, "src", "dst", *SMALL, "--jobs=1")
     result = run(*words, cwd=tmp_path, env=env, status=4)
-    assert (result.stdout, result.stderr) == ("", "img_preprocess.py: a worker process died (out of memory?): "
-                                                  "run again, with fewer --jobs\n")
+    assert (result.stdout, result.stderr) == ("", "img_preprocess.py: a worker process died (out of memory?); "
+                                                  "rerun with fewer --jobs\n")
     assert len(content(tmp_path / "dst")) == 21
     assert manifest(tmp_path / "dst")["complete"] is False
 

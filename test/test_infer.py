@@ -158,7 +158,7 @@ def wait_for(condition):
 
 def test_a_tool_that_is_stuck_is_ended_and_its_whole_dumps_kept(folder):
     done = go(folder, "--patience=2", status=4, env={"HANG": ""})
-    assert "infer.py: device 0: benchmark was ended after 2 s without a word or a dump" in done.err
+    assert "infer.py: device 0: benchmark killed after 2 s without output" in done.err
     assert len(dumps(folder)) == 1
     assert "(9 made, 1 kept)" in go(folder).out
 
@@ -167,8 +167,8 @@ def test_what_the_tool_said_of_an_error_is_told(folder):
     """The real binary prints it, drops a batch, and ends with status 0."""
     (folder / BINARY).write_text(f"#!{sys.executable}\nprint('[ERROR][Inference] input data size is wrong!')\n")
     err = go(folder, status=4).err
-    assert "10 of 10 tensors have no whole dump (./p/t0.bin, ./p/t1.bin, ./p/t2.bin and 7 more); " in err
-    assert "benchmark said: [ERROR][Inference] input data size is wrong!\n" in err
+    assert "10 of 10 tensors have no complete dump (./p/t0.bin, ./p/t1.bin, ./p/t2.bin and 7 more); " in err
+    assert "benchmark printed: [ERROR][Inference] input data size is wrong!\n" in err
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -218,7 +218,7 @@ def test_a_spoiled_dump_is_made_anew(text, folder):
 
 def test_a_tool_that_tells_no_rate_is_not_believed(folder):
     bad = go(folder, status=4, env={"SILENT": "1"})
-    assert "device 0: benchmark told no Interface throughputRate" in bad.err
+    assert "device 0: benchmark printed no Interface throughputRate" in bad.err
     assert "(10 made, 0 kept)" in go(folder).out
 
 
@@ -235,7 +235,7 @@ def test_which_tool(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     which = [sys.executable, INFER, "--which"]
     assert run(*which, cwd=folder).stdout == "benchmark\n"
-    assert "not found; lay CANN's" in run(*which, cwd=empty, status=4).stderr  # the stand-in on PATH does not count
+    assert "not found; place CANN's" in run(*which, cwd=empty, status=4).stderr  # the stand-in on PATH does not count
     assert run(*which, "--engine=host", cwd=empty).stdout == "host\n"
     modules = tmp_path_factory.mktemp("modules")
     (modules / "ais_bench.py").touch()
@@ -248,7 +248,7 @@ def test_which_tool(folder, tmp_path_factory):
 def test_a_binary_that_was_not_made_executable(folder):
     (folder / BINARY).chmod(0o644)
     which = [sys.executable, INFER, "--which"]
-    told = f"infer.py: {BINARY}: not executable: chmod +x {BINARY}\n"
+    told = f"infer.py: {BINARY}: not executable; chmod +x {BINARY}\n"
     assert run(*which, cwd=folder, status=4).stderr == told
     assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
 

@@ -128,7 +128,7 @@ def test_folders_named_by_numbers(tmp_path):
 
 @pytest.mark.parametrize(("text", "told"), [
     ("", "source: nothing in it"), ("a.JPEG 1 2\n", "source:1: 'a.JPEG 1 2' is not \"NAME CLASS\""),
-    ("a.JPEG 1\na.JPEG 1\n", "source:2: a.JPEG comes twice"), ("a.JPEG x\n", "source:1: 'x' is neither a class id nor"),
+    ("a.JPEG 1\na.JPEG 1\n", "source:2: a comes twice"), ("a.JPEG x\n", "source:1: 'x' is neither a class id nor"),
     ("a.JPEG -1\n", "source:1: '-1' is neither"), ("a.JPEG n00001003\n", "source:1: n00001003; give --synsets"),
     ("a.JPEG,1\na.JPEG,2\n", "source:2: a.JPEG comes twice"), ("a.JPEG,1\nb.JPEG\n", "source:2: not \"image,class\""),
     ("x,y\na.JPEG,x\n", "source:2: 'x' is neither"), (",1\n", "source:1: an image without name"),

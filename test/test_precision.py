@@ -220,7 +220,7 @@ def test_a_network_that_overflows_gives_infinity_as_the_chip_would(small):
     assert not np.isfinite(found[4]).any()
     done = run(sys.executable, INFER, "m.om", "result/out", "--info=m.info", "--engine=host", cwd=small,
                status=4)
-    assert "1 of 5 tensors have no whole dump (./p/t4.bin)" in done.stderr
+    assert "1 of 5 tensors have no complete dump (./p/t4.bin)" in done.stderr
 
 
 # ---- precision.py

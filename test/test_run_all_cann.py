@@ -388,7 +388,7 @@ def test_a_device_that_is_not_there(run, tmp_path):
     done = run("--batch_sizes=1", "--device_ids=0,1", FAKE_CANN_DEVICES="0")
     assert (done.status, failed_step(done)) == (4, "5 Offline inference, batch 1")
     # the benchmark ends with status 0 when it finds no such device
-    assert "infer.py: device 1: 10 of 10 tensors have no whole dump (./prep_dataset/" in done.err
+    assert "infer.py: device 1: 10 of 10 tensors have no complete dump (./prep_dataset/" in done.err
     assert "infer.py: device 0" not in done.err
 
 
@@ -455,8 +455,8 @@ def test_engine_forces_ais_bench_and_a_change_of_tool_runs_anew(inputs, run, wor
 
 
 @pytest.mark.parametrize(("fault", "told"), [
-    ("ais-missing", "2 of 20 tensors have no whole dump"), ("ais-error", "ais_bench ended with status 1"),
-    ("ais-no-throughput", "ais_bench told no Interface throughputRate"),
+    ("ais-missing", "2 of 20 tensors have no complete dump"), ("ais-error", "ais_bench ended with status 1"),
+    ("ais-no-throughput", "ais_bench printed no Interface throughputRate"),
 ])
 def test_ais_bench_fails(fault, told, inputs, finished, run, no_binary, tmp_path):
     bad = run("--batch_sizes=1", tools=no_binary, **ais_environment(inputs, FAKE_CANN_FAIL=fault))

@@ -129,7 +129,7 @@ def test_the_dumps_go_to_no_folder_of_others(out, tmp_path):
         (folder / name / "thesis.txt").write_text("years")
     done = run(sys.executable, SUITE / "tools/infer.py", "m.om", out, "--info=m.info", "--engine=host", cwd=folder,
                status=2 if out == ".." else 4)
-    assert "not a folder of its own" in done.stderr or "not made here; use a folder of its own" in done.stderr
+    assert "not the name of a folder" in done.stderr or "so it was not made here; use a separate" in done.stderr
     assert (folder / "photos/thesis.txt").read_text() == (folder / "result/thesis.txt").read_text() == "years"
     assert (folder / "t/x.bin").read_bytes() == b"tensor"
 
@@ -139,7 +139,7 @@ def test_names_that_would_share_a_dump_are_refused(tmp_path):
     (tmp_path / "m.info").write_text("0 ./t/x.bin 1 1\n1 ./u/x.bin 1 1\n")
     done = run(sys.executable, SUITE / "tools/infer.py", "m.om", "out", "--info=m.info", "--engine=host", cwd=tmp_path,
                status=3)
-    assert done.stderr == "infer.py: m.info: 1 names come twice, and would share a dump: x\n"
+    assert done.stderr == "infer.py: m.info: 1 names come twice and would share a dump: x; rename the images\n"
 
 
 def test_the_manifest_of_another_program_is_none(tmp_path):
@@ -149,7 +149,7 @@ def test_the_manifest_of_another_program_is_none(tmp_path):
     (tmp_path / "model/manifest.json").write_text('{"name": "my app"}')
     (tmp_path / "model/pytorch_model.bin").write_text("weights")
     done = run(sys.executable, SUITE / "img_preprocess.py", "img", "model", cwd=tmp_path, status=3)
-    assert "holds 1 .bin files but no manifest.json of this script: not made here" in done.stderr
+    assert "holds 1 .bin files but no manifest.json of this script, so they were not made here" in done.stderr
     assert (tmp_path / "model/pytorch_model.bin").read_text() == "weights"
     assert (tmp_path / "model/manifest.json").read_text() == '{"name": "my app"}'
 

@@ -80,8 +80,8 @@ def class_of(text: str, place: str, synsets: dict) -> int:
     if text in synsets:
         return synsets[text]
     if SYNSET.fullmatch(text):
-        raise Failure(f"{place}: {text}: " + ("not in --synsets" if synsets else "give --synsets, for instance "
-                                              "LOC_synset_mapping.txt, which tells its class id"))
+        raise Failure(f"{place}: {text}" + (": not in --synsets" if synsets else "; give --synsets, for instance "
+                                              "LOC_synset_mapping.txt, which has its class id"))
     raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset")
 
 
@@ -102,7 +102,7 @@ def from_folders(source: Path, synsets: dict, folders: str) -> dict:
         ids = {name: class_of(name, str(source), synsets) for name in names}
     elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:
         raise Failure(f"{source}: {len(names)} synsets of ImageNet's {IMAGENET_CLASSES}; give --synsets, "
-                      "LOC_synset_mapping.txt for instance, which tells their class ids")
+                      "LOC_synset_mapping.txt for instance, which has their class ids")
     elif folders == "number":
         ids = {name: class_of(name, str(source), {}) for name in names}
     elif folders is None and all(name.isdecimal() for name in names) and names != sorted(names, key=int):

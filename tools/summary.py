@@ -60,7 +60,8 @@ def read_record(path: Path) -> dict:
             if not isinstance(record[key], kind):
                 raise TypeError(key)
         rates, e2e, images = record["rates"], record.get("e2e"), record.get("images", 0)
-        numbers = [rate["interface"] for rate in rates.values()] + [0 if e2e is None else e2e, images]
+        numbers = [rate["interface"] for rate in rates.values()] + [rate.get("images", 0) for rate in rates.values()]
+        numbers += [0 if e2e is None else e2e, images]
         if not all(isinstance(number, (int, float)) and 0 <= number < LARGEST for number in numbers):
             raise TypeError("rates")
         if not all(re.fullmatch(r"[0-9]{1,6}", device) for device in [*rates]):
