@@ -44,7 +44,8 @@ from common.files import read, read_json, replacing, write
 from common.formats import DUMP_LIMIT, find_dumps, parse_dump, read_dump, read_labels
 from common.jobs import start_worker, workers
 from common.model import BACKGROUND_CLASSES
-from common.stats import highest, rank, wilson
+from common.runs import compare_all
+from common.stats import fraction, highest, percentages, rank, reference_of, wilson
 
 import numpy as np
 
@@ -56,7 +57,6 @@ CHUNK = 512  # dumps ranked together; more than that are shared among processes
 CHUNK_VALUES = CHUNK * BACKGROUND_CLASSES  # in them, 4 MB; fewer dumps if they have more classes
 GUESSABLE = 10  # classes; with fewer, guesses are too often right to tell them from bad answers
 PERF_CLOCK = 2.0  # seconds that clocks and file times may be apart
-PUBLISHED = f"{model.PUBLISHED_TOP1},{model.PUBLISHED_TOP5}"
 
 
 def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
@@ -282,37 +282,12 @@ def beside(dumps: dict, other: Path) -> str:
     if theirs.keys() != dumps.keys():
         alone = sorted(theirs.keys() ^ dumps.keys())
         raise Failure(f"{other}: not of the same images: {listing(alone)} on one side only")
-    difference, largest, changed = 0.0, 0.0, []
-    for image, path in dumps.items():
-        pair = [read_dump(path), read_dump(theirs[image])]
-        if len(pair[0]) != len(pair[1]):
-            raise Failure(f"{theirs[image]}: {len(pair[1])} values, but {path} has {len(pair[0])}: of another model")
-        difference = max(difference, float(np.abs(pair[0] - pair[1]).max()))
-        largest = max(largest, *(float(np.abs(values).max()) for values in pair))
-        first, second = (np.argsort(-values, kind="stable")[:TOP].tolist() for values in pair)
-        if first != second:
-            changed.append(image)
+    table, magnitudes, same = compare_all([(path, theirs[image]) for image, path in dumps.items()])
+    changed = [image for image, equal in zip(dumps, same) if not equal]
+    largest = magnitudes.max()
     return (f"beside {other}: same top-{TOP} on {len(dumps) - len(changed)} of {len(dumps)} images"
             f"{f' (not {listing(changed)})' if changed else ''}; "
-            f"largest difference {difference / largest if largest else 0.0:.1e} of the largest value")
-
-
-def fraction(text: str) -> Fraction:
-    """A number without rounding; raises ValueError, which argparse reports, on any other text."""
-    if len(text) > 30 or re.search(r"[eE][-+]?0*[0-9]{3}", text):  # 1e9999999999 would be computed, digit by digit
-        raise ValueError
-    try:
-        return Fraction(text)
-    except ZeroDivisionError as error:  # 1/0
-        raise ValueError from error
-
-
-def percentages(text: str) -> dict:
-    """'78.892,94.292' -> {1: 78.892, 5: 94.292}, as exact fractions."""
-    top1, top5 = (fraction(part) for part in text.split(","))
-    if not 0 <= top1 <= top5 <= 100:
-        raise ValueError
-    return {1: top1, 5: top5}
+            f"largest difference {table[:, 0].max() / largest if largest else 0.0:.1e} of the largest value")
 
 
 def reference(text: str) -> str:
@@ -320,16 +295,6 @@ def reference(text: str) -> str:
     if text != "published":
         percentages(text)
     return text
-
-
-def reference_of(text: str, classes: int) -> dict:
-    """{k: percent} that a network of `classes` is held against; the published figures are of ImageNet's alone.
-
-    With fewer than five classes there is no top-5 to hold.
-    """
-    if text == "published":
-        text = PUBLISHED if classes in (model.NUM_CLASSES, BACKGROUND_CLASSES) else ""
-    return {k: percent for k, percent in percentages(text).items() if k <= classes} if text else {}
 
 
 def points(text: str) -> Fraction:
@@ -380,8 +345,8 @@ def main() -> int:
     max_drop = MAX_DROP if args.max_drop is None else args.max_drop
     met, verdict = gate(counts, len(dumps), held, max_drop) if held else (True, [])
     if args.reference and not held:
-        verdict = [f"NOT COMPARED with the published {PUBLISHED.replace(',', ' / ')}, which are of ImageNet's 1000 "
-                   f"classes: this network has {classes}; pass its own with --reference"]
+        verdict = [f"NOT COMPARED with the published {model.PUBLISHED_TOP1} / {model.PUBLISHED_TOP5}, which are of "
+                   f"ImageNet's {model.NUM_CLASSES} classes: this network has {classes}; pass its own with --reference"]
     for line in verdict + partial:
         print(printable(line))
     same = agrees(difference, args.same_as) if args.same_as else True

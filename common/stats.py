@@ -1,5 +1,9 @@
-"""Ranks of classes, and intervals of an accuracy. Imported only; pure functions of arrays and counts."""
+"""Ranks of classes, intervals and references of an accuracy. Imported only; pure functions."""
 import math
+import re
+from fractions import Fraction
+
+from common import model
 
 import numpy as np
 
@@ -38,3 +42,61 @@ def wilson(count: int, total: int) -> tuple:
     center = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
     return 100 * max(0.0, center - half), 100 * min(1.0, center + half)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the two-sided exact p of McNemar's test (Psychometrika 12 (1947), p. 153).
+
+    only_a and only_b: how many images only A, and only B, has right.
+    """
+    n, term, tail = only_a + only_b, 1, 0
+    for i in range(min(only_a, only_b) + 1):
+        tail += term
+        term = term * (n - i) // (i + 1)
+    return min(1.0, 2 * tail / 2 ** n) if n else 1.0
+
+
+def paired_interval(only_a: int, only_b: int, total: int) -> tuple:
+    """Return the 95 % interval, in points, of B's accuracy minus A's, on the same `total` images.
+
+    The adjusted Wald interval of D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012), p. 479.
+    """
+    a, b = (only_a + 1) / (total + 2), (only_b + 1) / (total + 2)
+    half = Z95 * math.sqrt((a + b - (a - b) ** 2) / (total + 2))
+    return 100 * max(-1.0, b - a - half), 100 * min(1.0, b - a + half)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine of the angle between two vectors, 1 for two zeros."""
+    length = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / length if length else float(not (a.any() or b.any()))
+
+
+def fraction(text: str) -> Fraction:
+    """Return a number without rounding; raises ValueError, which argparse reports, on any other text."""
+    if len(text) > 30 or re.search(r"[eE][-+]?0*[0-9]{3}", text):  # 1e9999999999 would be computed, digit by digit
+        raise ValueError
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:  # 1/0
+        raise ValueError from error
+
+
+def percentages(text: str) -> dict:
+    """Return {1: 78.892, 5: 94.292} of '78.892,94.292', as exact fractions; raises ValueError."""
+    top1, top5 = (fraction(part) for part in text.split(","))
+    if not 0 <= top1 <= top5 <= 100:
+        raise ValueError
+    return {1: top1, 5: top5}
+
+
+def reference_of(text: str, classes: int) -> dict:
+    """Return {k: percent}, the reference of a network of `classes`; the published one is of ImageNet's alone.
+
+    With fewer than five classes there is no top-5.
+    """
+    if text == "published":
+        if classes not in (model.NUM_CLASSES, model.BACKGROUND_CLASSES):
+            return {}
+        text = f"{model.PUBLISHED_TOP1},{model.PUBLISHED_TOP5}"
+    return {k: percent for k, percent in percentages(text).items() if k <= classes} if text else {}

@@ -813,7 +813,7 @@ def test_images_whose_top_5_changes_are_named(score, ten, other):
 def test_another_run_that_cannot_be_compared(refusal, ten, other):
     (other / "img_4_0.bin").write_bytes(binary(np.arange(8)))
     assert refusal("--beside=other") == (
-        "other/img_4_0.bin: 8 values, but dumps/img_4_1.txt has 7: of another model")
+        "other/img_4_0.bin: 8 values, but dumps/img_4_1.txt has 7; of another model")
     (other / "img_4_0.bin").unlink()
     assert refusal("--beside=other") == "other: not of the same images: img_4 on one side only"
     assert refusal("--beside=none", status=4) == "none: No such file or directory"

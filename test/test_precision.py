@@ -301,7 +301,7 @@ def test_the_layer_that_overflows_is_named(tmp_path):
     assert "top-1 changed on 20 of 20 images, the largest margin in float32 inf" in done.stdout
     assert "none: NaN" in (tmp_path / "w/precision.html").read_text()
     assert "the first infinite or NaN values are in big; an NPU would have them too" in done.stdout
-    assert "the first that are infinite or NaN are in <code>big</code>" in (tmp_path / "w/precision.html").read_text()
+    assert "the first infinite or NaN ones are in <code>big</code>" in (tmp_path / "w/precision.html").read_text()
 
 
 def test_small_values_are_counted_as_below_and_lost(tmp_path):
@@ -384,8 +384,15 @@ def test_the_page_is_drawn_whole(tmp_path):
         assert (seen["wrong"], seen["plots"]) == ([], 1)
 
 
-def test_bf16_is_another_precision(tmp_path):
+def test_bf16_is_measured_where_the_cpu_computes_in_it(tmp_path):
     make_work(tmp_path / "w", small_model())
+    openvino = import_openvino()
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(tmp_path / "w/m.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    if om.effective_precision(compiled, "bf16") != "bf16":
+        done = run(sys.executable, SCRIPT, "w", "--precision=bf16", cwd=tmp_path, status=4)
+        assert done.stderr.startswith("precision.py: OpenVINO computes in f32 on this CPU, not in bf16; use --precision")
+        return
     done = run(sys.executable, SCRIPT, "w", "--precision=bf16", cwd=tmp_path)
     assert "% in bf16:" in done.stdout
     assert "a preview with eight bits" in (tmp_path / "w/precision.html").read_text()
@@ -398,7 +405,7 @@ def test_bf16_is_another_precision(tmp_path):
     (lambda folder: (folder / "prep_dataset/img_00003.bin").write_bytes(b"x"),
      "w/prep_dataset/img_00003.bin: 1 bytes, expected 768; rerun run_all.sh"),
     (lambda folder: (folder / "run.json").unlink(),
-     "w/run.json: missing: not the work directory of a finished run of run_all.sh"),
+     "w/run.json: missing, so not the work directory of a finished run of run_all.sh"),
     (lambda folder: (folder / "npu/img_00003_1.txt").unlink(),
      "w/npu: no dump of img_00003: of the same images as WORKDIR?"),
     (lambda folder: (folder / "npu/img_00003_1.txt").write_text("1 2 3 \n"),

@@ -9,7 +9,11 @@ import subprocess
 import sys
 import time
 
+import charts
+import compare
 import report
+import summary
+from common import runs, stats
 from common.cli import Failure
 from conftest import SUITE, others, run
 from imagenet_acc_eval import write_details
@@ -89,37 +93,45 @@ def go(*words, cwd, status=0, **options):
     return run(sys.executable, REPORT, *words, cwd=cwd, status=status, **options)
 
 
+def compared(*words, cwd, status=0):
+    return run(sys.executable, SUITE / "tools/compare.py", *words, cwd=cwd, status=status)
+
+
+def photo_of(*words, cwd, status=0):
+    return run(sys.executable, SUITE / "tools/photo.py", *words, cwd=cwd, status=status)
+
+
 # ---- figures
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (5, 5), (3, 11), (200, 260), (0, 30), (12000, 12001)])
 def test_mcnemar_is_the_exact_binomial_test(a, b):
     expected = binomtest(a, a + b).pvalue if a + b else 1.0
-    assert report.mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
-    assert report.mcnemar(b, a) == report.mcnemar(a, b)
+    assert stats.mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
+    assert stats.mcnemar(b, a) == stats.mcnemar(a, b)
 
 
 @pytest.mark.parametrize(("total", "only_a", "only_b"), [(50, 0.1, 0.05), (2000, 0.02, 0.03), (200, 0.0, 0.02)])
 def test_the_interval_of_a_paired_difference_covers_it(total, only_a, only_b):
     """In 95 of 100 draws, give or take what 4,000 draws leave open."""
     draws = np.random.default_rng(0).multinomial(total, [only_a, only_b, 1 - only_a - only_b], 4000)
-    limits = [report.paired_interval(a, b, total) for a, b, _ in draws.tolist()]
+    limits = [stats.paired_interval(a, b, total) for a, b, _ in draws.tolist()]
     covered = np.mean([low <= 100 * (only_b - only_a) <= high for low, high in limits])
     assert 0.935 <= covered <= 0.995
 
 
 def test_a_paired_interval_that_can_be_checked_by_hand():
     """3 and 11 of 100: (11 - 3) / 102 -+ 1.96 sqrt((4 + 12 - 64 / 102) / 102) / 102^0.5."""
-    low, high = report.paired_interval(3, 11, 100)
+    low, high = stats.paired_interval(3, 11, 100)
     assert (low + high) / 2 == pytest.approx(100 * 8 / 102)
     assert (high - low) / 2 == pytest.approx(100 * 1.959964 * (16 / 102 - (8 / 102) ** 2) ** 0.5 / 102 ** 0.5, rel=1e-6)
 
 
 def test_calibration_against_a_plain_loop(logits, tmp_path):
-    run_ = report.load_run(make_run(tmp_path / "w", *logits))
-    confidence, accuracy, counts, error = report.calibration(run_)
+    run_ = runs.load_run(make_run(tmp_path / "w", *logits))
+    confidence, accuracy, counts, error = charts.calibration(run_)
     expected = 0.0
-    for place in range(report.BINS):
-        inside = [i for i in range(40) if place <= run_.chances[i, 0] * report.BINS < place + 1]
+    for place in range(charts.BINS):
+        inside = [i for i in range(40) if place <= run_.chances[i, 0] * charts.BINS < place + 1]
         assert counts[place] == len(inside)
         if inside:
             assert confidence[place] == pytest.approx(np.mean([run_.chances[i, 0] for i in inside]))
@@ -128,8 +140,8 @@ def test_calibration_against_a_plain_loop(logits, tmp_path):
     assert error == pytest.approx(100 * expected)
 
 
-@pytest.mark.parametrize("words", [("w",), ("--compare", "other", "w")], ids=["report", "compare"])
-def test_every_value_of_a_run_may_be_of_another_kind(words, logits, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("script", "words"), [(report, ["w"]), (compare, ["other", "w"])], ids=["report", "compare"])
+def test_every_value_of_a_run_may_be_of_another_kind(script, words, logits, tmp_path, monkeypatch):
     """A page or one line, which names the file. Without plots and dumps, and every fifth case, for the time they take.
 
     Five and the number of odd values have no common factor, so that each place gets two or three of them.
@@ -138,14 +150,14 @@ def test_every_value_of_a_run_may_be_of_another_kind(words, logits, tmp_path, mo
         make_run(tmp_path / name, *logits, batches=("1",))
     record = json.loads((tmp_path / "w/run.json").read_text())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "plot", lambda *_, **__: "")
-    monkeypatch.setattr(report, "differences", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["report.py", *words])
+    monkeypatch.setattr(charts, "plot", lambda *_, **__: "")
+    monkeypatch.setattr(compare, "differences", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["x", *words])
     refused = 0
     for data in itertools.islice(others(record), 0, None, 5):
         (tmp_path / "w/run.json").write_text(json.dumps(data))
         try:
-            assert report.main() == 0
+            assert script.main() == 0
         except Failure as error:
             refused += 1
             assert re.match(r"(w|other)/(run\.json|details_bs\d+\.csv|accuracy_bs\d+\.txt)", str(error)), error
@@ -155,7 +167,7 @@ def test_every_value_of_a_run_may_be_of_another_kind(words, logits, tmp_path, mo
 @pytest.mark.parametrize(("first", "second", "badge"), [
     ("PASSED: a\n", "PASSED: a\nagrees with b\n", "passed"), ("PASSED: a\n", "FAILED: x\n", "failed"),
     ("PASSED: a\n", "PASSED: a\nDISAGREES with b\n", "failed"), ("FAILED: a\n", "PASSED: a\n", "failed"),
-    ("NOT HELD against b\n", "NOT HELD against b\n", None),
+    ("NOT COMPARED with b\n", "NOT COMPARED with b\n", None),
 ])
 def test_the_verdict_is_of_all_batch_sizes(first, second, badge, logits, tmp_path):
     make_run(tmp_path / "w", *logits, reference="published")
@@ -172,9 +184,9 @@ def test_the_verdict_is_of_all_batch_sizes(first, second, badge, logits, tmp_pat
 
 def test_a_network_that_is_always_sure_and_right(tmp_path):
     values = np.eye(3) * 1000
-    run_ = report.load_run(make_run(tmp_path / "w", [0, 1, 2], values))
-    assert report.calibration(run_)[2].tolist() == [0] * 14 + [3]
-    assert report.calibration(run_)[3] == 0
+    run_ = runs.load_run(make_run(tmp_path / "w", [0, 1, 2], values))
+    assert charts.calibration(run_)[2].tolist() == [0] * 14 + [3]
+    assert charts.calibration(run_)[3] == 0
 
 
 def test_differences_of_dumps(tmp_path):
@@ -182,19 +194,19 @@ def test_differences_of_dumps(tmp_path):
     add_dumps(tmp_path / "a", a)
     add_dumps(tmp_path / "b", b)
     pairs = [[str(tmp_path / f"{side}/result/dumpOutput_bs1/img_{i:05}_1.txt") for side in "ab"] for i in range(4)]
-    table = report.compare_dumps(pairs)
+    table = runs.compare_dumps(pairs)[0]
     a, b = a.round(6), b.round(6)  # as they are written
     np.testing.assert_allclose(table[:, 0], np.abs(a - b).max(axis=1), rtol=1e-9)
     np.testing.assert_allclose(table[:, 1], np.abs(a - b).mean(axis=1), rtol=1e-9)
     np.testing.assert_allclose(table[:, 2], [1 - distance.cosine(*pair) for pair in zip(a, b)], rtol=1e-9)
-    assert report.cosine(np.zeros(3), np.zeros(3)) == 1
-    assert report.cosine(np.zeros(3), np.ones(3)) == 0
+    assert stats.cosine(np.zeros(3), np.zeros(3)) == 1
+    assert stats.cosine(np.zeros(3), np.ones(3)) == 0
 
 
 def test_worst_classes_and_confused_pairs(tmp_path):
     """Class 2 is always taken for 0; class 1 once for 2, once right."""
     values = np.eye(3)[[0, 0, 0, 2, 1, 0]]
-    run_ = report.load_run(make_run(tmp_path / "w", [0, 2, 2, 1, 1, 0], values))
+    run_ = runs.load_run(make_run(tmp_path / "w", [0, 2, 2, 1, 1, 0], values))
     names = ["ant", "bee", "cat"]
     assert report.worst_classes(run_, names) == [{"id": 2, "name": "cat", "right": 0, "total": 2},
                                                  {"id": 1, "name": "bee", "right": 1, "total": 2}]
@@ -204,7 +216,7 @@ def test_worst_classes_and_confused_pairs(tmp_path):
 
 
 def test_the_photos_wrong_and_sure_first(logits, tmp_path):
-    run_ = report.load_run(make_run(tmp_path / "w", *logits))
+    run_ = runs.load_run(make_run(tmp_path / "w", *logits))
     cards = report.photos(run_, [str(i) for i in range(7)])
     assert len(cards) == report.PHOTOS
     keys = [(card["rank"] == 1, card["top"][0]["chance"] * (1 if card["rank"] == 1 else -1)) for card in cards]
@@ -221,10 +233,10 @@ def test_a_picture_is_what_the_network_saw(recipe, tmp_path, monkeypatch):
     recipe = {"crop": 9, "mean": 0.5, "std": 0.5, **recipe}
     pixels, seen = add_bins(tmp_path, ["a"], recipe), []
     monkeypatch.setattr(Image.Image, "resize", lambda image, size: seen.append(np.asarray(image)) or image)
-    assert report.picture([tmp_path / "none", tmp_path / "prep_dataset"], recipe, "a").startswith("data:image/jpeg;")
+    assert charts.picture([tmp_path / "none", tmp_path / "prep_dataset"], recipe, "a").startswith("data:image/jpeg;")
     np.testing.assert_array_equal(seen[0], pixels)
     (tmp_path / "prep_dataset/a.bin").write_bytes(b"x" * 10)
-    assert report.picture([tmp_path / "prep_dataset"], recipe, "a") == ""
+    assert charts.picture([tmp_path / "prep_dataset"], recipe, "a") == ""
 
 
 # ---- names of classes
@@ -232,45 +244,45 @@ def test_a_picture_is_what_the_network_saw(recipe, tmp_path, monkeypatch):
 def test_names_of_classes(tmp_path):
     """--classes, class folders, ImageNet's; never those of another number of classes."""
     (tmp_path / "n.txt").write_text("ant\nbee\n")
-    assert report.class_names(tmp_path / "n.txt", None, 2) == ["ant", "bee"]
+    assert runs.class_names(tmp_path / "n.txt", None, 2) == ["ant", "bee"]
     with pytest.raises(Failure, match="n.txt: 2 names, but the network has 3 classes"):
-        report.class_names(tmp_path / "n.txt", None, 3)
-    assert report.class_names(None, tmp_path, 2) == ["class 0", "class 1"]
+        runs.class_names(tmp_path / "n.txt", None, 3)
+    assert runs.class_names(None, tmp_path, 2) == ["class 0", "class 1"]
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert report.class_names(None, tmp_path, 2) == ["cat", "dog"]
-    assert report.class_names(None, tmp_path, 3)[2] == "class 2"
-    assert report.class_names(None, tmp_path, 1000)[281] == "tabby"
-    assert report.class_names(None, tmp_path, 1001)[:2] == ["background", "tench"]
+    assert runs.class_names(None, tmp_path, 2) == ["cat", "dog"]
+    assert runs.class_names(None, tmp_path, 3)[2] == "class 2"
+    assert runs.class_names(None, tmp_path, 1000)[281] == "tabby"
+    assert runs.class_names(None, tmp_path, 1001)[:2] == ["background", "tench"]
 
 
 def test_class_folders_that_are_synsets_get_imagenets_names(tmp_path):
     """Those of ILSVRC2012, that is; a thousand others are not called by its names."""
     synsets = ["n01440764", *(f"n{i:08}" for i in range(2_000_000, 2_000_998)), "n15075141"]
     (tmp_path / "classes.txt").write_text("\n".join(synsets) + "\n")
-    assert report.class_names(None, tmp_path, 1000)[0] == "tench"
+    assert runs.class_names(None, tmp_path, 1000)[0] == "tench"
     (tmp_path / "classes.txt").write_text("\n".join(["n00000001", *synsets[1:]]) + "\n")
-    assert report.class_names(None, tmp_path, 1000)[:2] == ["n00000001", "n02000000"]
+    assert runs.class_names(None, tmp_path, 1000)[:2] == ["n00000001", "n02000000"]
 
 
 # ---- what is not as it was written
 
 @pytest.mark.parametrize(("name", "content", "told"), [
-    ("run.json", None, "run.json: missing: not the work directory of a finished run of run_all.sh"),
-    ("run.json", b"{", "run.json: damaged: run run_all.sh again"),
-    ("run.json", b"[]", "run.json: not as the suite writes it (TypeError: "),
-    ("run.json", b"{}", "run.json: not as the suite writes it (KeyError: 'accuracy'): run run_all.sh again"),
-    ("details_bs1.csv", None, "details_bs1.csv: missing: run run_all.sh again"),
-    ("details_bs1.csv", b"", "details_bs1.csv: not as the suite writes it (ValueError: "),
-    ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\n", "details_bs1.csv: not as the suite "),
+    ("run.json", None, "run.json: missing, so not the work directory of a finished run of run_all.sh"),
+    ("run.json", b"{", "run.json: damaged; rerun run_all.sh"),
+    ("run.json", b"[]", "run.json: missing or invalid field (TypeError: "),
+    ("run.json", b"{}", "run.json: missing or invalid field (KeyError: 'accuracy'); rerun run_all.sh"),
+    ("details_bs1.csv", None, "details_bs1.csv: missing; rerun run_all.sh"),
+    ("details_bs1.csv", b"", "details_bs1.csv: missing or invalid field (ValueError: "),
+    ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\n", "details_bs1.csv: missing or invalid field "),
     ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\na,1,1,0.5,1,0.5\nb,1\n",
-     "details_bs1.csv: not as the suite writes it (ValueError: header or columns)"),
+     "details_bs1.csv: missing or invalid field (ValueError: header or columns)"),
     ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\na,1,1,0.5,1,7\n",
-     "details_bs1.csv: not as the suite writes it (ValueError: a class or a probability that is none)"),
+     "details_bs1.csv: missing or invalid field (ValueError: an invalid class or probability)"),
     ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\na,1,1,nan,1,1\n",
-     "details_bs1.csv: not as the suite writes it (ValueError: a class or a probability that is none)"),
+     "details_bs1.csv: missing or invalid field (ValueError: an invalid class or probability)"),
     ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\na,1,1,0.5,1,0.5\n",
-     "details_bs1.csv: not of the run that run.json tells of: run run_all.sh again"),
-    ("accuracy_bs1.txt", b"top-1 alone\n", "accuracy_bs1.txt: no verdict in it: run run_all.sh again"),
+     "details_bs1.csv: not of the run of run.json; rerun run_all.sh"),
+    ("accuracy_bs1.txt", b"top-1 alone\n", "accuracy_bs1.txt: contains no verdict; rerun run_all.sh"),
 ])
 def test_a_damaged_work_directory_is_told_in_one_line(name, content, told, logits, tmp_path):
     folder = make_run(tmp_path / "w", *logits)
@@ -293,9 +305,9 @@ def test_a_class_beyond_the_network(logits, tmp_path):
     assert "a class beyond the 6 of run.json" in go("w", cwd=tmp_path, status=3).stderr
 
 
-@pytest.mark.parametrize("words", [(), ("--photo", "x.jpg"), ("w", "--om", "x.om"), ("w", "--compare", "a", "b")])
-def test_usage(words, tmp_path):
-    assert go(*words, cwd=tmp_path, status=2).stdout == ""
+@pytest.mark.parametrize(("command", "words"), [(go, ["w", "--om", "x.om"]), (compared, ["a"]), (photo_of, ["x.jpg"])])
+def test_usage(command, words, tmp_path):
+    assert command(*words, cwd=tmp_path, status=2).stdout == ""
 
 
 def test_without_matplotlib(logits, tmp_path):
@@ -339,7 +351,7 @@ def test_the_page_says_what_its_figures_are(logits, tmp_path):
     go("real", cwd=tmp_path)
     page = (real / "report.html").read_text()
     assert "Ascend310, device 0 (benchmark)" in page
-    for words in ("in place of an NPU", "Demo weights", "A quick look"):
+    for words in ("instead of an NPU", "Demo weights", "Some of the images only"):
         assert words not in page
     inference = json.loads((real / "run.json").read_text())["inference"]
     for record in inference["1"] + inference["16"]:
@@ -347,7 +359,7 @@ def test_the_page_says_what_its_figures_are(logits, tmp_path):
     host = make_run(tmp_path / "host", *logits, demo=True, quick_look="--sample=40", inference=inference)
     go("host", cwd=tmp_path)
     head = (host / "report.html").read_text().split("<h2>")[0]
-    for words in ("in place of an NPU", "Demo weights", "A quick look at some of the images (--sample=40)",
+    for words in ("instead of an NPU", "Demo weights", "Some of the images only (--sample=40)",
                   "CPU stand-in, not an NPU: f32", "PASSED: as it was said", "agrees with it"):
         assert words in head
 
@@ -359,7 +371,7 @@ def test_shares_of_several_ranks(logits, tmp_path):
     shares = [dict(record, rates={"0": {"interface": rate, "images": 20, "stages": stages}})
               for rate, stages in ((100.0, {"infer": 8.0}), (60.5, {"infer": 9.0}))]
     folder = make_run(tmp_path / "w", *logits, batches=("1",), inference={"1": shares})
-    rows = report.rates_of(report.load_run(folder))
+    rows = summary.rates_of(runs.load_run(folder))
     assert [(row["interface"], row["stages"]) for row in rows] == [(160.5, {"infer": 8.5})]
     for share in shares:
         share["rates"]["0"]["stages"] = {}
@@ -367,7 +379,7 @@ def test_shares_of_several_ranks(logits, tmp_path):
                                                      inference={"1": shares})))
     go("w", cwd=tmp_path)
     page = (folder / "report.html").read_text()
-    assert "The tool does not tell how" in page
+    assert "The tool does not print" in page
     assert page.count("<svg") == 4
 
 
@@ -447,7 +459,7 @@ def pages(tmp_path_factory):
     (folder / "names.txt").write_text("".join(f"{NASTY}class{i}\n" for i in range(7)))
     go("a", "--classes=names.txt", cwd=folder)
     (folder / "a/report.html").rename(folder / "report.html")
-    go("--compare", "a", "b", "--classes=names.txt", cwd=folder)
+    compared("a", "b", "--classes=names.txt", cwd=folder)
     return folder
 
 
@@ -472,7 +484,7 @@ def test_a_page_is_drawn_whole(name, plots, width, pages, tmp_path):
 
 
 def changed_images(pages) -> int:
-    a, b = (report.load_run(pages / name) for name in "ab")
+    a, b = (runs.load_run(pages / name) for name in "ab")
     return int(np.count_nonzero(a.top[:, 0] != b.top[:, 0]))
 
 
@@ -512,7 +524,7 @@ def test_a_page_prints(pages, tmp_path):
 def test_comparison_of_a_run_with_itself(logits, tmp_path):
     for name in "ab":
         add_dumps(make_run(tmp_path / name, *logits), logits[1])
-    done = go("--compare", "a", "b", cwd=tmp_path)
+    done = compared("a", "b", cwd=tmp_path)
     *rows, changed, values, made = done.stdout.splitlines()
     assert len(rows) == 5
     assert all(re.fullmatch(r"top-\d +([\d.]+) % and +\1 %: \+0\.000 points \(-\d\.\d{3} to \+\d\.\d{3}\), "
@@ -521,8 +533,8 @@ def test_comparison_of_a_run_with_itself(logits, tmp_path):
     assert values == "values: largest difference 0, mean 0, lowest cosine 1.00000000"
     assert made == f"{tmp_path}/compare.html: {(tmp_path / 'compare.html').stat().st_size:,} bytes"
     page = (tmp_path / "compare.html").read_text()
-    assert "Nothing that is on record." in page
-    assert "Chance alone explains such a difference" in page
+    assert "Nothing recorded." in page
+    assert "The difference is not significant" in page
 
 
 def test_comparison_of_two_recipes(logits, tmp_path):
@@ -535,7 +547,7 @@ def test_comparison_of_two_recipes(logits, tmp_path):
     folder = make_run(tmp_path / "b", np.append(labels[::-1], labels[0]), more, images,
                       recipe={"resize": 342, "crop": 299, "dtype": "float32", "layout": "CHW"})
     add_dumps(folder, more, images)
-    done = go("--compare", "a", "b", "--out=two.html", cwd=tmp_path)
+    done = compared("a", "b", "--out=two.html", cwd=tmp_path)
     first = [values[i].argmax() == labels[i] for i in range(40)]
     second = [other[i].argmax() == labels[i] for i in range(40)]
     only = sum(a and not b for a, b in zip(first, second)), sum(b and not a for a, b in zip(first, second))
@@ -545,15 +557,15 @@ def test_comparison_of_two_recipes(logits, tmp_path):
     assert f"top-1 changed on {changed} of 40 images; 1 more are in one run only" in done.stdout
     assert f"largest difference {np.abs(values - other).max():.3g}," in done.stdout
     page = (tmp_path / "two.html").read_text()
-    assert "resize 342" in page and "1 images are in one of the runs only" in page
+    assert "resize 342" in page and "1 images are in one run only" in page
     assert f"{min(24, changed)} of {changed};" in page
 
 
 def test_comparison_without_dumps(logits, tmp_path):
     for name in "ab":
         make_run(tmp_path / name, *logits)
-    done = go("--compare", "a", "b", cwd=tmp_path)
-    assert "a: its dumps are gone: no differences of values" in done.stdout
+    done = compared("a", "b", cwd=tmp_path)
+    assert "a: its dumps are gone, so the values are not compared" in done.stdout
     assert "The dumps of one of the runs are gone" in (tmp_path / "compare.html").read_text()
 
 
@@ -565,8 +577,8 @@ def test_runs_that_cannot_be_compared(logits, tmp_path):
     make_run(tmp_path / "labels", np.where(np.arange(40) == 5, (labels + 1) % 7, labels), values)
     for name, told in (("classes", "8 classes, but a has 7"), ("images", "no image in common with a"),
                        ("labels", "img_00005 has another label than in a")):
-        done = go("--compare", "a", name, cwd=tmp_path, status=3)
-        assert done.stderr == f"report.py: {name}: {told}: not comparable\n"
+        done = compared("a", name, cwd=tmp_path, status=3)
+        assert done.stderr == f"compare.py: {name}: {told}, so not comparable\n"
         assert not (tmp_path / "compare.html").exists()
 
 
@@ -575,9 +587,9 @@ def test_a_dump_that_is_missing_or_not_finite(logits, tmp_path):
         add_dumps(make_run(tmp_path / name, *logits), logits[1])
     dump = tmp_path / "b/result/dumpOutput_bs1/img_00003_1.txt"
     dump.write_text("nan " * 7 + "\n")
-    assert "img_00003_1.txt: NaN or infinite" in go("--compare", "a", "b", cwd=tmp_path, status=3).stderr
+    assert "img_00003_1.txt: 7 values are NaN or infinite" in compared("a", "b", cwd=tmp_path, status=3).stderr
     dump.unlink()
-    assert "no dump of img_00003, which was scored" in go("--compare", "a", "b", cwd=tmp_path, status=3).stderr
+    assert "no dump of img_00003, which was scored" in compared("a", "b", cwd=tmp_path, status=3).stderr
 
 
 # ---- one photo
@@ -598,7 +610,7 @@ def test_one_photo(work, tmp_path, reference_state):
     with torch.inference_mode():
         chances = torch.softmax(network(recipe(Image.open(photo).convert("RGB"))[None])[0].double(), 0)
     expected = chances.topk(5)
-    done = go("--photo", photo, "--om", work / "xception_bs1.om", cwd=tmp_path)
+    done = photo_of(photo, "--om", work / "xception_bs1.om", cwd=tmp_path)
     *rows, made = done.stdout.splitlines()
     found = [re.fullmatch(r" *([\d.]+) %  (\d+) (.+)", row).groups() for row in rows]
     assert [int(k) for _, k, _ in found] == expected.indices.tolist()
@@ -611,9 +623,9 @@ def test_one_photo(work, tmp_path, reference_state):
 
 
 @pytest.mark.parametrize(("photo", "told"), [
-    ("none.jpg", "none.jpg: No such file or directory"), ("text.jpg", "img_preprocess.py failed, see above")])
+    ("none.jpg", "none.jpg: No such file or directory"), ("text.jpg", "img_preprocess.py failed (see above)")])
 def test_a_photo_that_is_none(photo, told, work, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
-    done = go("--photo", photo, "--om", work / "xception_bs1.om", cwd=tmp_path, status=4 if "none" in photo else 3)
-    assert done.stderr.splitlines()[-1] == f"report.py: {told}"
+    done = photo_of(photo, "--om", work / "xception_bs1.om", cwd=tmp_path, status=4 if "none" in photo else 3)
+    assert done.stderr.splitlines()[-1] == f"photo.py: {told}"
     assert not (tmp_path / "photo.html").exists()

@@ -4,9 +4,9 @@ import json
 import re
 import sys
 
+from common.model import PUBLISHED_MD5
 from conftest import SUITE, run
 from imagenet_acc_eval import write_details
-from xception_pth2onnx import PUBLISHED_MD5
 
 import numpy as np
 import pytest
@@ -128,8 +128,8 @@ def test_the_csv(tmp_path):
      "study/342_bicubic/result/dump_fp16.json: missing or damaged; rerun run_all.sh --study"),
     (lambda study: make_study(study / "other", {}, 100) and (study / "other/333_bilinear/details_bf16.csv").rename(
         study / "342_bilinear/details_bf16.csv"),
-     "study/342_bilinear/details_bf16.csv: of other images or labels than study/333_bilinear/details_f32.csv: run "
-     "run_all.sh --study again"),
+     "study/342_bilinear/details_bf16.csv: of other images or labels than study/333_bilinear/details_f32.csv; rerun "
+     "run_all.sh --study"),
 ])
 def test_what_does_not_belong_together_is_refused(damage, told, tmp_path):
     make_study(tmp_path / "study", LOST)

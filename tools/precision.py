@@ -32,7 +32,8 @@ from types import SimpleNamespace
 
 import _root
 
-import report
+import charts
+from common import runs
 from common.cli import Failure, import_openvino, listing, parser_of, positive, printable, progress, run
 from common.files import as_written, hash_of, read, read_json
 from common.formats import find_dumps, parse_dump
@@ -91,7 +92,7 @@ def compile_taps(onnx: Path, side: int, precision: str):
     config = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     compiled = core.compile_model(tapped, "CPU", config)
     if precision == "bf16" and om.effective_precision(compiled, precision) != "bf16":
-        raise Failure("OpenVINO does not compute in bf16 on this CPU, but in f32: nothing to see; --precision fp16 is "
+        raise Failure("OpenVINO computes in f32 on this CPU, not in bf16; use --precision fp16, which is "
                       "emulated on any", 4)
     return compiled, [name for name, _ in layers]
 
@@ -254,18 +255,18 @@ def draw_errors(rows: list, precision: str):
     """Relative error by layer, in the order of the network."""
     def draw(axes):
         errors = [100 * row["error"] if 0 < row["error"] < math.inf else math.nan for row in rows]
-        axes.plot(range(len(rows)), errors, "o-", color=report.FIRST, markersize=3, linewidth=1)
+        axes.plot(range(len(rows)), errors, "o-", color=charts.FIRST, markersize=3, linewidth=1)
         broken = [i for i, row in enumerate(rows) if row["beyond"]]
         if broken:
             axes.plot(broken, [min(filter(lambda e: e == e, errors), default=1)] * len(broken), "x",
-                      color=report.SECOND, markersize=5, label="infinite or NaN values")
+                      color=charts.SECOND, markersize=5, label="infinite or NaN values")
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         axes.set(xlabel="layer, in the order of the network", ylabel="relative error, %")
         axes.grid(axis="y", linewidth=0.5, alpha=0.5)
-    return report.plot(draw, f"Relative error of {precision} by layer", width=7.2, height=3.4)
+    return charts.plot(draw, f"Relative error of {precision} by layer", width=7.2, height=3.4)
 
 
 def print_layers(rows: list, precision: str):
@@ -289,7 +290,7 @@ def main() -> int:
     parser.add_argument("--out", metavar="PAGE.html", type=Path, help="default: WORKDIR/precision.html")
     args = parser.parse_args()
 
-    found = report.load_run(args.workdir)
+    found = runs.load_run(args.workdir)
     with as_written(args.workdir / "run.json"):
         recipe = found.record["recipe"]
         onnx = Path(args.workdir, found.record["onnx"]["file"])
@@ -297,15 +298,15 @@ def main() -> int:
         digest = found.record["onnx"]["sha256"]
     if hash_of(onnx) != digest:
         raise Failure(f"{onnx}: not the one of run.json; rerun run_all.sh")
-    images = sample(report.bins_of(found), found.images, args.images, size)
+    images = sample(runs.bins_of(found), found.images, args.images, size)
     label_of = dict(zip(found.images, found.labels.tolist()))
     labels = np.array([label_of[image] for image, _ in images])
-    names = report.class_names(args.classes, args.workdir, found.classes)
+    names = runs.class_names(args.classes, args.workdir, found.classes)
     layers, exact, other = run_both(onnx, recipe, images, args.precision)
     if exact.shape[1] != found.classes:
         raise Failure(f"{onnx}: {exact.shape[1]} classes, run.json has {found.classes}; rerun run_all.sh")
     a, b = answers(exact, labels), answers(other, labels)
-    rows = report.paired_rows(a, b)
+    rows = runs.paired_rows(a, b)
     changed = flips(a, b, exact, images, names)
     chip = chip_verdict(args.dumps, images, exact, other, args.precision) if args.dumps else None
     first_broken = next((row["name"] for row in layers if row["beyond"]), None)
@@ -323,8 +324,8 @@ def main() -> int:
     if chip:
         print(chip["told"])
     out = args.out or args.workdir / "precision.html"
-    with report.fonts_elsewhere():
-        written = report.write_page(
+    with charts.fonts_elsewhere():
+        written = charts.write_page(
             "precision.html", out, run=found, precision=args.precision, layers=layers, rows=rows, changed=changed,
             total=len(images), errors=draw_errors(layers, args.precision), chip=chip, first_broken=first_broken,
             demo=bool(found.record.get("demo")), shown=changed[:LONGEST])

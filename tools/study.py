@@ -40,7 +40,7 @@ from common import cli, model
 from common.cli import Failure, parser_of, positive, run, say
 from common.files import read, read_json, write
 from common.jobs import end_with_parent
-from report import paired_rows, read_details
+from common.runs import paired_rows, read_details
 from xception_pth2onnx import ONNX_LIMIT
 
 import numpy as np

@@ -31,6 +31,7 @@ import io
 import json
 import platform
 import re
+import statistics
 from pathlib import Path
 
 import _root
@@ -44,6 +45,7 @@ from host import om
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
 LARGEST = 1e12  # images/s that nothing reaches
 CHIPS_PER_CARD = {"Ascend310": 4}  # Atlas 300I 3010; a 310P3 or 910 card has one
+STAGES = ("data read", "preprocess", "infer", "post")  # as the benchmark names them
 PACKAGES = {"numpy": "numpy", "PIL": "Pillow", "cv2": "opencv-python", "torch": "torch", "onnx": "onnx",
             "openvino": "openvino"}
 PRECISIONS = {"f32": "f32 (must_keep_origin_dtype)", "fp16": "fp16 (force_fp16)",
@@ -168,6 +170,23 @@ def table(args, records: list, pure: dict):
         print(f"also in {args.csv}")
 
 
+def rates_of(run_) -> list:
+    """Return rows() of a run (runs.load_run), each with `stages`: {stage: ms per image, the mean of its devices}."""
+    merged, pure = [], {}
+    for batch, records in run_.record["inference"].items():
+        merged += merge(records, [f"share{i}" for i in range(len(records))])
+        path = run_.folder / f"result/pure_bs{int(batch)}.json"
+        if path.exists():
+            pure[int(batch)] = read_record(path)
+    table_rows = rows(merged, pure, run_.record["soc_version"])
+    for row in table_rows:
+        records = run_.record["inference"][str(row["batch_size"])]
+        known = [rate.get("stages", {}) for record in records for rate in record["rates"].values()]
+        row["stages"] = {stage: statistics.fmean(float(stages[stage]) for stages in known if stage in stages)
+                         for stage in STAGES if any(stage in stages for stages in known)}
+    return table_rows
+
+
 # --- what a run was made of -----------------------------------------------------------------------------------------
 
 def read_step(path: Path):
@@ -236,6 +255,22 @@ def figures(path: Path) -> dict:
     """{key: value} of a result.json."""
     with as_written(path):
         return {row["key"]: row["value"] for row in read_step(path)["value"]}
+
+
+def what_ran(run_) -> dict:
+    """Return {what: value as text} of a run (runs.load_run), for the pages."""
+    record, recipe = run_.record, run_.record["recipe"]
+    return {
+        "Device": device_line([item for items in record["inference"].values() for item in items],
+                                         record["soc_version"]),
+        "Precision": str(record["om"][run_.batch]["precision"]),
+        "Weights": f"{record['weights']['file']} (sha256 {record['weights']['sha256'][:16]})",
+        "ONNX": f"{record['onnx']['file']} (sha256 {record['onnx']['sha256'][:16]})",
+        "om": f"batch {run_.batch} (sha256 {record['om'][run_.batch]['sha256'][:16]})",
+        "Images": f"{run_.total} of {record['data_set']['source']}"
+                  + (f" (a quick look: {record['quick_look']})" if record.get("quick_look") else ""),
+        "Recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
+    }
 
 
 def print_accuracy(args, records: list):
