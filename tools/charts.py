@@ -22,6 +22,8 @@ from common.stats import wilson
 import numpy as np
 
 PHOTO_SIDE = 224  # pixels of a picture in the page
+PHOTOS = 24  # in the grid of a page
+LONGEST = 12  # rows of a table of classes, pairs or images
 BINS = 15  # of the calibration curve (C. Guo et al., arXiv 1706.04599)
 # Colors that matplotlib writes, and the page's own that replace them, which differ in the dark
 COLORS = {"#010101": "ink", "#020202": "faint", "#030303": "first", "#040404": "second", "#050505": "third",
@@ -80,7 +82,7 @@ def fonts_elsewhere():
 
 
 def plot(draw, label: str, width=5.4, height=3.2):
-    """draw(axes) on a new figure of width x height inches: inline SVG for the page, in the page's own colors."""
+    """Call draw(axes) on a new figure of width x height inches; return inline SVG in the page's own colors."""
     import matplotlib
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure
@@ -106,7 +108,7 @@ def plot(draw, label: str, width=5.4, height=3.2):
 
 
 def draw_accuracy(run_: SimpleNamespace, published: dict):
-    """Top-1 to top-5 with their intervals, and published top-1 and top-5."""
+    """Draw top-1 to top-5 with their intervals, and published top-1 and top-5."""
     def draw(axes):
         series = [("this run", dict(enumerate((100 * n / run_.total for n in run_.counts), 1)), FIRST)]
         series += [(name, {1: top1, 5: top5}, color)
@@ -134,7 +136,7 @@ def draw_accuracy(run_: SimpleNamespace, published: dict):
 
 
 def draw_rates(rows: list):
-    """Images/s by batch size, of the model's execution alone and from end to end."""
+    """Draw images/s by batch size, of the model's execution alone and end to end."""
     def draw(axes):
         x = np.arange(len(rows))
         for place, (name, key, color) in enumerate([("Interface", "interface", FIRST), ("e2e", "e2e", SECOND)]):
@@ -148,7 +150,7 @@ def draw_rates(rows: list):
 
 
 def draw_stages(rows: list):
-    """Ms an image of each stage by batch size."""
+    """Draw ms per image of each stage by batch size; return None if no stage was timed."""
     stages = [stage for stage in STAGES if any(stage in row["stages"] for row in rows)]
 
     def draw(axes):
@@ -167,27 +169,28 @@ def draw_stages(rows: list):
 
 
 def height_of(rows: list) -> float:
-    """Inches of a plot that has four bars for each row."""
+    """Return the height in inches of a plot with four bars per row."""
     return max(3.2, 1.2 + 0.62 * len(rows))
 
 
 def calibration(run_: SimpleNamespace) -> tuple:
-    """(mean confidence, accuracy, count) of each of BINS equal bins of the likeliest class's probability, and the
+    """Return (confidence, accuracy, counts, error) over BINS equal bins of the likeliest class's probability.
 
-    expected calibration error in percent (C. Guo et al., arXiv 1706.04599, equation 3). Arrays (BINS,), NaN if empty.
+    confidence (mean) and accuracy: float (BINS,), NaN where a bin is empty; counts: int (BINS,); error: the expected
+    calibration error in percent (C. Guo et al., arXiv 1706.04599, equation 3).
     """
-    sure, right = run_.chances[:, 0], run_.ranks == 1
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    top1, right = run_.chances[:, 0], run_.ranks == 1
+    place = np.minimum((top1 * BINS).astype(int), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        confidence = np.bincount(place, sure, BINS) / counts
+        confidence = np.bincount(place, top1, BINS) / counts
         accuracy = np.bincount(place, right, BINS) / counts
     error = np.nansum(counts * np.abs(accuracy - confidence)) / run_.total
     return confidence, accuracy, counts, 100 * float(error)
 
 
 def draw_calibration(run_: SimpleNamespace):
-    """Accuracy by confidence, with 95 % intervals."""
+    """Draw accuracy by confidence, with 95 % intervals."""
     def draw(axes):
         confidence, accuracy, counts, _ = calibration(run_)
         full = counts > 0
@@ -201,7 +204,7 @@ def draw_calibration(run_: SimpleNamespace):
 
 
 def draw_confidence(run_: SimpleNamespace):
-    """Histogram of the confidence of correct and of wrong answers."""
+    """Draw a histogram of the confidence of correct and of wrong answers."""
     def draw(axes):
         groups = [100 * run_.chances[run_.ranks == 1, 0], 100 * run_.chances[run_.ranks > 1, 0]]
         axes.hist(groups, np.linspace(0, 100, 21), stacked=True, color=[FIRST, SECOND], label=["correct", "wrong"])
@@ -211,7 +214,7 @@ def draw_confidence(run_: SimpleNamespace):
 
 
 def draw_histogram(values, label: str, logarithmic=False):
-    """One histogram of a value for each image."""
+    """Draw a histogram of one value per image."""
     def draw(axes):
         shown = np.maximum(values, np.min(values[values > 0], initial=1.0)) if logarithmic else values
         low, high = float(shown.min()), float(shown.max())

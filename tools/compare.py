@@ -3,11 +3,11 @@
 
 Usage:    python3 tools/compare.py WORKDIR_A WORKDIR_B [--out compare.html] [--classes NAMES.txt]
 Example:  python3 tools/compare.py work_host work_npu
-          top-1   88.89 % and  86.67 %: -2.222 points (-9.001 to +4.746), right only in one: 1 and 0, p = 1 (McNemar)
+          top-1   88.89 % and  86.67 %: -2.222 points (-9.001 to +4.746), correct in one only: 1 and 0, p = 1 (McNemar)
           ...
           /home/me/compare.html: 214,530 bytes
 
-WORKDIR_A and WORKDIR_B are those of run_all.sh; the first batch size that both have is compared. It reads run.json,
+WORKDIR_A and WORKDIR_B: of finished runs of run_all.sh, compared at the first batch size of both. It reads run.json,
 details_bsN.csv and the dumps of both. NAMES.txt: as for report.py.
 """
 import itertools
@@ -22,7 +22,6 @@ from common import runs
 from common.cli import Failure, parser_of, run, say
 from common.files import as_written
 from common.formats import find_dumps
-from report import PHOTOS
 
 import numpy as np
 
@@ -45,7 +44,7 @@ def changed_cards(a: SimpleNamespace, b: SimpleNamespace, names: list) -> list:
              "ranks": (int(a.ranks[i]), int(b.ranks[i])),
              "picture": charts.picture(runs.bins_of(a), a.record["recipe"], a.images[i]),
              "a": charts.answer(names, a.top[i], a.chances[i]), "b": charts.answer(names, b.top[i], b.chances[i])}
-            for i in order[:PHOTOS]]
+            for i in order[:charts.PHOTOS]]
 
 
 def load_pair(folders: list) -> tuple:
@@ -93,7 +92,7 @@ def describe_values(table) -> dict:
 
 
 def differences(a: SimpleNamespace, b: SimpleNamespace, images: list):
-    """compare_dumps() of the images, or print that a run's dumps are gone and return None."""
+    """Return runs.compare_dumps' table for the images; if a run's dumps are gone, print that and return None."""
     found = []
     for run_ in (a, b):
         folders = [run_.folder / f"result/{name}_bs{run_.batch}" for name in ("dumpOutput", "dumpShares")]
@@ -127,7 +126,7 @@ def make_comparison(args) -> int:
                           **describe_values(table))
     for row in rows:
         print(f"top-{row['k']}  {row['a']:6.2f} % and {row['b']:6.2f} %: {row['difference']:+.3f} points "
-              f"({row['low']:+.3f} to {row['high']:+.3f}), right only in one: {row['only_a']} and {row['only_b']}, "
+              f"({row['low']:+.3f} to {row['high']:+.3f}), correct in one only: {row['only_a']} and {row['only_b']}, "
               f"p = {row['p']:.2g} (McNemar)")
     print(f"top-1 changed on {changed} of {len(a.images)} images"
           + (f"; {left_out} more are in one run only" if left_out else ""))

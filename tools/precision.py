@@ -39,7 +39,6 @@ from common.files import as_written, hash_of, read, read_json
 from common.formats import find_dumps, parse_dump
 from common.stats import highest, rank
 from imagenet_acc_eval import TOP
-from report import LONGEST
 
 import numpy as np
 
@@ -328,7 +327,7 @@ def main() -> int:
         written = charts.write_page(
             "precision.html", out, run=found, precision=args.precision, layers=layers, rows=rows, changed=changed,
             total=len(images), errors=draw_errors(layers, args.precision), chip=chip, first_broken=first_broken,
-            demo=bool(found.record.get("demo")), shown=changed[:LONGEST])
+            demo=bool(found.record.get("demo")), shown=changed[:charts.LONGEST])
     print(f"{out.resolve()}: {len(images)} images, {len(layers)} layers, {written:,} bytes")
     return 0
 

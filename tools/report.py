@@ -27,8 +27,6 @@ from imagenet_acc_eval import MAX_DROP
 
 import numpy as np
 
-PHOTOS = 24  # in the grid
-LONGEST = 12  # rows of the tables of classes and pairs
 # Percent: PyTorch by the weights' author, Ascend 310 and 310P3 by the ModelZoo port (README section 6)
 PUBLISHED = {"PyTorch, published": (model.PUBLISHED_TOP1, model.PUBLISHED_TOP5),
              "Ascend 310, published": (model.PORT_TOP1, 94.31), "Ascend 310P3, published": (78.8, 94.33)}
@@ -40,7 +38,7 @@ def worst_classes(run_: SimpleNamespace, names: list) -> list:
     hits = np.bincount(run_.labels[run_.ranks == 1], minlength=run_.classes)
     wrong = np.flatnonzero(totals > hits)
     order = sorted(wrong.tolist(), key=lambda k: (hits[k] / totals[k], -totals[k], k))
-    return [{"id": k, "name": names[k], "right": int(hits[k]), "total": int(totals[k])} for k in order[:LONGEST]]
+    return [{"id": k, "name": names[k], "right": int(hits[k]), "total": int(totals[k])} for k in order[:charts.LONGEST]]
 
 
 def confused_pairs(run_: SimpleNamespace, names: list) -> list:
@@ -50,13 +48,13 @@ def confused_pairs(run_: SimpleNamespace, names: list) -> list:
     totals = Counter(run_.labels.tolist())
     order = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
     return [{"label": (a, names[a]), "answer": (b, names[b]), "count": count, "of": totals[a]}
-            for (a, b), count in order[:LONGEST]]
+            for (a, b), count in order[:charts.LONGEST]]
 
 
 def photos(run_: SimpleNamespace, names: list) -> list:
     """Return the cards of the grid: errors by falling confidence, then correct answers by rising confidence."""
     wrong = run_.ranks > 1
-    order = np.lexsort((np.where(wrong, -1, 1) * run_.chances[:, 0], ~wrong))[:PHOTOS]
+    order = np.lexsort((np.where(wrong, -1, 1) * run_.chances[:, 0], ~wrong))[:charts.PHOTOS]
     return [{"image": run_.images[i], "label": (int(run_.labels[i]), names[run_.labels[i]]), "rank": int(run_.ranks[i]),
              "own": float(run_.own[i]), "top": charts.answer(names, run_.top[i], run_.chances[i]),
              "picture": charts.picture(runs.bins_of(run_), run_.record["recipe"], run_.images[i])}
@@ -107,7 +105,7 @@ def make_report(args) -> int:
             "rates": rates, "best": max((row["interface"] or 0 for row in rates), default=0),
             "accuracy_plot": charts.draw_accuracy(run_, PUBLISHED if imagenet else {}),
             "rate_plots": [charts.draw_rates(rates), charts.draw_stages(rates)],
-            "sure_plots": [charts.draw_calibration(run_), charts.draw_confidence(run_)],
+            "confidence_plots": [charts.draw_calibration(run_), charts.draw_confidence(run_)],
             "calibration_error": charts.calibration(run_)[-1],
             "worst": worst_classes(run_, names), "confused": confused_pairs(run_, names), "cards": photos(run_, names),
         }

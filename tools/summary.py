@@ -182,7 +182,7 @@ def rates_of(run_) -> list:
     for row in table_rows:
         records = run_.record["inference"][str(row["batch_size"])]
         known = [rate.get("stages", {}) for record in records for rate in record["rates"].values()]
-        row["stages"] = {stage: statistics.fmean(float(stages[stage]) for stages in known if stage in stages)
+        row["stages"] = {stage: statistics.mean(float(stages[stage]) for stages in known if stage in stages)
                          for stage in STAGES if any(stage in stages for stages in known)}
     return table_rows
 
@@ -262,13 +262,13 @@ def what_ran(run_) -> dict:
     record, recipe = run_.record, run_.record["recipe"]
     return {
         "Device": device_line([item for items in record["inference"].values() for item in items],
-                                         record["soc_version"]),
+                              record["soc_version"]),
         "Precision": str(record["om"][run_.batch]["precision"]),
         "Weights": f"{record['weights']['file']} (sha256 {record['weights']['sha256'][:16]})",
         "ONNX": f"{record['onnx']['file']} (sha256 {record['onnx']['sha256'][:16]})",
         "om": f"batch {run_.batch} (sha256 {record['om'][run_.batch]['sha256'][:16]})",
         "Images": f"{run_.total} of {record['data_set']['source']}"
-                  + (f" (a quick look: {record['quick_look']})" if record.get("quick_look") else ""),
+                  + (f" (some only: {record['quick_look']})" if record.get("quick_look") else ""),
         "Recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
     }
 

@@ -339,7 +339,7 @@ def start(rounds):
 def driver(rounds):
     """run_all.sh's default job, when all is made, against its steps one by one."""
     run(["bash", SUITE / "run_all.sh", "--workdir", WORK / "job"], SUITE)
-    commands = [*json.loads((WORK / "job/run.json").read_text())["commands"], f"python3 {SUITE}/report.py ."]
+    commands = [*json.loads((WORK / "job/run.json").read_text())["commands"], f"python3 {SUITE}/tools/report.py ."]
 
     def steps():
         return sum(run(["bash", "-c", command], WORK / "job")[0] for command in commands
