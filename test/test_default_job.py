@@ -92,7 +92,7 @@ def test_the_report_says_what_its_figures_are(default_job):
     """Demo weights and a CPU, at its head; names of classes, and the photos."""
     page = (default_job[1] / "report.html").read_text()
     head = page.split("<header>")[1].split("</header>")[0]
-    assert "in place of an NPU" in head and "Demo weights, fitted to these photos" in head
+    assert "instead of an NPU" in head and "Demo weights, fitted to these photos" in head
     assert "top-1 88.89 %, top-5 100.00 % of 45 images" in head
     assert "lesser panda" in page
     assert page.count("data:image/jpeg;base64,") == 24

@@ -213,7 +213,7 @@ def test_no_report_without_its_packages(finished):
 
 
 def test_the_report_comes_last(inputs, run, work, tmp_path):
-    """Its figures are the tables'; what the benchmark told of its stages is in it; an earlier one is replaced."""
+    """With the tables' figures and the benchmark's stage times; it replaces an earlier report."""
     modules = shutil.copytree(inputs.modules, tmp_path / "modules")
     (modules / "matplotlib.py").unlink()
     (work / "report.html").write_text("earlier")
@@ -221,7 +221,7 @@ def test_the_report_comes_last(inputs, run, work, tmp_path):
     assert done.status == 0, done.err
     page = (work / "report.html").read_text()
     assert done.out.splitlines()[-1] == f"{work}/report.html: 20 images, {len(page.encode()):,} bytes"
-    assert "no torchvision, which has the names of ImageNet's classes" in done.err
+    assert "torchvision, which has the names of ImageNet's classes, is missing" in done.err
     for text in ("top-1 80.00 %, top-5 100.00 % of 20 images", "Ascend310, device 0 (benchmark)", "16 / 20",
                  "158.623", "634.492", "198.865", "795.46", "PASSED: top-1 is 1.108 points above the reference",
                  "atc&#39;s default, force_fp16", "Time of each stage by batch size", ">9.01<", ">7.58<"):
