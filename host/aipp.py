@@ -32,7 +32,7 @@ UNUSED = re.compile(r"matrix_r[0-2]c[0-2]|(input|output)_bias_[0-2]")  # of the 
 
 
 class AippError(Exception):
-    """What is wrong with a config, in words."""
+    """A fault of a config: "KEY: what is wrong"."""
 
 
 def convert(key: str, text: str, kind: type):
@@ -42,7 +42,7 @@ def convert(key: str, text: str, kind: type):
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         value = kind(text)
     except (KeyError, ValueError) as error:
-        raise AippError(f"{key}: {text!r} is no {kind.__name__}") from error
+        raise AippError(f"{key}: {text!r} is not a valid {kind.__name__}") from error
     if kind is float and not abs(value) <= 65504:  # the largest fp16
         raise AippError(f"{key}: {text} is out of range")
     return value
@@ -76,7 +76,7 @@ def read_pairs(text: str) -> dict:
 
 
 def parse(text: str) -> dict:
-    """The settings of a config, {key: value} with defaults; raises AippError naming a key that will not do."""
+    """Return the settings of a config, {key: value} with defaults; raises AippError naming an invalid key."""
     pairs = read_pairs(text)
     settings = {key: convert(key, pairs[key], kind) if key in pairs else default
                 for key, (kind, default) in {**SETTINGS, **REST}.items()}
@@ -99,7 +99,7 @@ def parse(text: str) -> dict:
 
 
 def source_size(settings: dict, dims: list) -> tuple:
-    """(width, height) of the images for an input of shape `dims`; raises AippError if they do not give that shape."""
+    """Return (width, height) of the images for an input of shape `dims`; raises AippError if they do not fit it."""
     if len(dims) != 4:
         raise AippError(f"the model's input must be (N, C, H, W), not {dims}")
     sizes = []
@@ -117,7 +117,7 @@ def source_size(settings: dict, dims: list) -> tuple:
         if settings["padding"]:
             length += settings[f"{before}_padding_size"] + settings[f"{after}_padding_size"]
         if length != side:
-            raise AippError(f"{key}: {source}, but the model reads {side}, and crop and padding do not make up for it")
+            raise AippError(f"{key}: {source}, but the model reads {side} after crop and padding")
         sizes.append(source)
     if sizes[0] < 2 or settings["input_format"] == "YUV420SP_U8" and (sizes[0] % 2 or sizes[1] % 2):
         raise AippError(f"images of {sizes[0]} x {sizes[1]}: {settings['input_format']} does not have this size")
@@ -125,7 +125,7 @@ def source_size(settings: dict, dims: list) -> tuple:
 
 
 def check_support(settings: dict) -> dict:
-    """The settings that the stand-in uses; raises AippError for one that asks for more."""
+    """Return the settings that the stand-in uses; raises AippError for one that it does not support."""
     for key, (_, neutral) in REST.items():
         if settings[key] != neutral:
             raise AippError(f"{key}: {str(settings[key]).lower()}: not supported by the CPU stand-in")
@@ -139,7 +139,7 @@ def load(path: str) -> dict:
     """Read a config file; raises AippError."""
     data = Path(path).read_bytes()
     if len(data) > SIZE_LIMIT:
-        raise AippError(f"{len(data)} bytes are no AIPP config")
+        raise AippError(f"{len(data)} bytes are too many for an AIPP config")
     return parse(data.decode("utf-8", "replace"))
 
 

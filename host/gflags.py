@@ -11,21 +11,21 @@ OWN = {"debug": False, "quiet": False, "version": False}  # only the stand-ins h
 
 
 def parse_bool(name: str, text: str) -> bool:
-    """A bool in any of gflags' spellings; raises ValueError on another."""
+    """Return a bool from any of gflags' spellings; raises ValueError on another."""
     if text.lower() not in TRUE | FALSE:
         raise ValueError(f"illegal value '{text}' specified for bool flag '{name}'")
     return text.lower() in TRUE
 
 
 def parse_int(name: str, text: str) -> int:
-    """A decimal int32; raises ValueError on anything else."""
+    """Return a decimal int32; raises ValueError on anything else."""
     if not re.fullmatch("[+-]?0*[0-9]{1,10}", text) or not -1 << 31 <= int(text) < 1 << 31:
         raise ValueError(f"illegal value '{text}' specified for int32 flag '{name}'")
     return int(text)
 
 
 def read_word(word: str, words: list, defaults: dict) -> tuple:
-    """(flag, value) of a word that begins with a dash; takes the value from `words` if it is the next word."""
+    """Return (flag, value) of a word with a dash, taking the value from `words` if it has none; raises ValueError."""
     name, has_value, value = re.sub("^--?", "", word).partition("=")
     if name.startswith("no") and isinstance(defaults.get(name[2:]), bool) and not has_value:
         return name[2:], False
@@ -65,7 +65,7 @@ def read(arguments: list, defaults: dict) -> dict:
 
 
 def parse(arguments: list, defaults: dict) -> dict:
-    """Like `read`, for the stand-ins: the flags of OWN are known too, and carried out here."""
+    """Like `read`, for the stand-ins, which have the flags of OWN as well; those take effect here."""
     flags = read(arguments, {**defaults, **OWN})
     debug, quiet, version = (flags.pop(name) for name in OWN)
     if version:

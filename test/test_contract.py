@@ -242,7 +242,7 @@ def test_chinese_paths(atc):
 
 @pytest.mark.parametrize(("text", "message"), [
     (AIPP % "\n\nresize: true", "line 3: resize: not a known key"),
-    (AIPP % "mean_chn_0: 127.5", "mean_chn_0: '127.5' is no int"),
+    (AIPP % "mean_chn_0: 127.5", "mean_chn_0: '127.5' is not a valid int"),
     (AIPP % "mean_chn_0: 300", "mean_chn_0: 300 is not between 0 and 255"),
     (AIPP % "min_chn_0: nan", "min_chn_0: nan is out of range"),
     (AIPP % "min_chn_0: 1 min_chn_0: 2", "min_chn_0 comes twice"),
@@ -286,7 +286,8 @@ def test_sizes_of_yuv_images(atc, tmp_path, more, message):
 # --- cross-check ----------------------------------------------------------------------------------------------------
 
 VALUES = {  # a few legal and illegal values of each flag
-    "mode": (1, 2, 3), "framework": (None, 0, 2, 3), "model": ("", "missing.onnx", "a b.onnx", "static.onnx"),
+    "mode": (1, 2, 3), "framework": (None, 0, 2, 3), "model": ("", "missing.onnx", "a b.onnx", "static.onnx",
+                                                                  "opset19.onnx", "double.onnx", "aipp.cfg"),
     "output": ("", "x/", "a b", "x.om", "tiny.onnx/x"), "input_format": ("", "ND", "NHWC"),
     "input_shape": (None, "image:1,3,4,5;", "image:-1,3,4,5", "img:1,3,4,5", "image:x,3,4,5", "image:1,3,4",
                     "image:1,3,4,6", "image:+1,3,4,5", "image:-,3,4,5", "image:1e3,3,4,5", "image:1,3,4,5;b:2", ";"),
@@ -315,6 +316,8 @@ def test_what_one_double_refuses_the_other_refuses(atc, tmp_path):
     (tmp_path / "bad.cfg").write_text(AIPP % "mean_chn_0: 127.5")
     make_onnx("a b.onnx")
     make_onnx("static.onnx", batch=1)
+    make_onnx("opset19.onnx", opsets=[("", 19)])
+    make_onnx("double.onnx", dtype=TensorProto.DOUBLE)
     codes, different = set(), []
     for changes in combinations():
         results = host, fake = [atc(double, **changes) for double in DOUBLES]
