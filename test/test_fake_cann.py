@@ -1,7 +1,8 @@
 """The fake CANN tools keep to what is known of the real ones: flags, error codes, files byte for byte.
 
-The other tests trust these fakes to refuse what CANN refuses, so every rule has its case here. Most cases
-call the scripts' main() in this process (starting Python for each would take minutes); a few run them for real.
+The other tests trust these fakes to refuse what CANN refuses, so every rule has its case here (atc's refusals:
+test_contract.py). Most cases call the scripts' main() in this process (starting Python for each would take minutes);
+a few run them for real.
 """
 import importlib.machinery
 import importlib.util
@@ -27,16 +28,16 @@ START = "ATC start working now, please wait for a moment.\n"
 FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
 
 
-def load(name):
+def load(path):
     """Import a script, most of which have no .py at their end."""
-    loader = importlib.machinery.SourceFileLoader("fake_" + name.partition(".")[0], str(FAKES / name))
+    loader = importlib.machinery.SourceFileLoader(f"{path.parent.name}_{path.stem}", str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     loader.exec_module(module)
     return module
 
 
-ATC, BENCHMARK, NPU_SMI = load("atc"), load("benchmark.x86_64"), load("npu-smi")
-AIS = load("python/ais_bench/__main__.py")
+ATC, BENCHMARK, NPU_SMI = load(FAKES / "atc"), load(FAKES / "benchmark.x86_64"), load(FAKES / "npu-smi")
+AIS = load(FAKES / "python/ais_bench/__main__.py")
 
 
 def make_onnx(path, batch="-1", opsets=(("", 11),), dtype=TensorProto.FLOAT):
@@ -140,27 +141,6 @@ def test_atc_reads_other_flag_spellings(atc, cwd):
     assert json.loads((cwd / "two.om").read_bytes()[272:])["soc_version"] == "Ascend310P3"
 
 
-@pytest.mark.parametrize("word, message", [
-    ("--input-shape=image:1", "ERROR: unknown command line flag 'input-shape'"),
-    ("--batch=1", "ERROR: unknown command line flag 'batch'"),
-    ("---mode=0", "ERROR: unknown command line flag '-mode'"),
-    ("--output", "ERROR: flag 'output' is missing its argument"),
-    ("--framework=onnx", "ERROR: illegal value 'onnx' specified for int32 flag 'framework'"),
-])
-def test_atc_gflags_errors_exit_1(atc, cwd, word, message):
-    assert atc(word) == (1, START, message + "\n")
-    assert not (cwd / "tiny_bs1.om").exists()
-
-
-def test_atc_blank_after_equals_is_an_empty_value(atc):
-    assert "E10004: Value for [--model] is empty." in atc("--model=", "tiny.onnx")[1]
-
-
-def test_atc_log_level_has_its_own_message(atc):
-    text = "E10010: invalid value for --log:verbose, only support debug, info, warning, error, null\n"
-    assert atc(log="verbose") == (255, START + text + FAILED + "\n", "")
-
-
 def test_atc_failure_block(atc):
     status, out, err = atc(input_shape="img:1,3,4,5")
     assert (status, err) == (255, "")
@@ -171,125 +151,21 @@ E10001: Value [-1] for parameter [image] is invalid. Reason: maybe you should se
 """)
 
 
-REFUSED = [
-    ("E10001", {"mode": 2}),
-    ("E19999", {"mode": 1}),
-    ("E10007", {"framework": None}),
-    ("E10007", {"framework": 2}),
-    ("E19999", {"framework": 3}),
-    ("E10004", {"model": None}),
-    ("E10004", {"output": ""}),
-    ("E10054", {"soc_version": None}),
-    ("E10001", {"soc_version": "ascend310"}),
-    ("E10001", {"soc_version": "Ascend310P"}),
-    ("E10001", {"input_format": "nchw"}),
-    ("E10001", {"input_format": "NHWC"}),
-    ("E10001", {"precision_mode": "fp16"}),
-    ("E10001", {"output_type": "FP64"}),
-    ("E10001", {"output_type": "MatMul_1:0:FP16"}),
-    ("E10001", {"buffer_optimize": "on"}),
-    ("E10001", {"op_select_implmode": "fast"}),
-    ("E10001", {"auto_tune_mode": "XX"}),
-    ("E10006", {"enable_small_channel": 2}),
-    ("E10006", {"disable_reuse_memory": 2}),
-    ("E19000", {"model": "missing.onnx"}),
-    ("E19000", {"insert_op_conf": "missing.cfg"}),
-    ("E10022", {"output": "dir/"}),
-    ("E10001", {"output": "a b"}),
-    ("E10001", {"output": "a+b"}),
-    ("E19006", {"output": "tiny.onnx/x"}),
-    ("E10002", {"input_shape": "1,3,4,5"}),
-    ("E10002", {"input_shape": "image:"}),
-    ("E10002", {"input_shape": ":1,3,4,5"}),
-    ("E10002", {"input_shape": "image:1.0,3,4,5"}),
-    ("E10002", {"input_shape": "image:1x,3,4,5"}),
-    ("E10002", {"input_shape": "image:1,3,4,5;"}),
-    ("E10014", {"input_shape": "image:N,3,4,5"}),
-    ("E10014", {"input_shape": "image:1,,4,5"}),
-    ("E10013", {"input_shape": "image:9223372036854775808,3,4,5"}),
-    ("E10011", {"input_shape": "image:0,3,4,5"}),
-    ("E10011", {"input_shape": "image:-1,3,4,5"}),
-    ("E10001: Value [-1] for parameter [image]", {"input_shape": None}),
-    ("E10016: Opname [extra]", {"input_shape": "image:1,3,4,5;extra:1"}),
-    ("E10049", {"input_shape": "image:1,3,20"}),
-    ("E10001", {"input_shape": "image:1,3,5,5"}),
-    ("E10009", {"dynamic_batch_size": "1,4", "dynamic_dims": "1;4"}),
-    ("E10004", {"dynamic_batch_size": "1,4", "input_shape": None}),
-    ("E10031", {"dynamic_batch_size": "1,4"}),
-    ("E10018", {"dynamic_batch_size": "1,4", "input_shape": "image:-1,3,-1,5"}),
-    ("E10011", {"dynamic_batch_size": "1,4", "input_shape": "image:-2,3,4,5"}),
-    ("E10035", {"dynamic_batch_size": "4", "input_shape": "image:-1,3,4,5"}),
-    ("E10039", {"dynamic_batch_size": "4,4", "input_shape": "image:-1,3,4,5"}),
-    ("E10001", {"dynamic_batch_size": "1;4", "input_shape": "image:-1,3,4,5"}),
-    ("E10016: Opname [img]", {"dynamic_batch_size": "1,4", "input_shape": "img:-1,3,4,5"}),
-    ("E10001", {"dynamic_dims": "1;4", "input_shape": "image:-1,3,4,5"}),
-    ("E10016: Opname [Nope:0]", {"out_nodes": "Nope:0"}),
-    ("E19999", {"out_nodes": "Flatten_0:0"}),
-    ("E10016: Opname [img]", {"input_fp16_nodes": "img"}),
-]
+def test_atc_reports_a_refused_model(atc, cwd):
+    make_onnx("tiny.onnx", opsets=[("", 13)])
+    assert f"{FAILED}\nE19010: " in atc()[1]
+    assert json.loads((cwd / "check_result.json").read_text()) == {"result": "failed"}
 
 
-@pytest.mark.parametrize("code, changes", REFUSED)
-def test_atc_refuses(atc, cwd, code, changes):
-    status, out, _ = atc(**changes)
-    assert status == 255
-    assert out.splitlines()[1] == FAILED
-    assert out.splitlines()[2].startswith(code)
-    assert not list(cwd.rglob("*.om"))
-
-
-@pytest.mark.parametrize("changes", [
-    {"log": None}, {"input_format": None}, {"input_format": "ND"}, {"input_shape": " image : 1, 3 ,4,5"},
-    {"output_type": "FP16"}, {"out_nodes": "MatMul_1:0"}, {"out_nodes": "MatMul_1:0", "output_type": "MatMul_1:0:FP16"},
-    {"dynamic_batch_size": "1,4", "input_shape": "image:-1,3,4,5"}, {"soc_version": "Ascend710"},
-    {"precision_mode": "allow_mix_precision", "auto_tune_mode": "RL,GA", "input_fp16_nodes": "image"},
-])
-def test_atc_accepts(atc, cwd, changes):
-    assert atc(**changes)[0] == 0
-    assert (cwd / "tiny_bs1.om").exists()
-
-
-@pytest.mark.parametrize("code, model", [
-    ("E16005: The model has [2] [--domain_version] fields, but only one is allowed.\n",
-     {"opsets": [("", 11), ("ai.onnx.ml", 2)]}),
-    ("E19010: No parser is registered for Op [Flatten_0, optype [ai.onnx::13::Flatten]].\n", {"opsets": [("", 13)]}),
-    ("E19010", {"opsets": [("my.ops", 11)]}),
-    ("EZ3003", {"dtype": TensorProto.DOUBLE}),
-])
-def test_atc_refuses_models(atc, cwd, code, model):
-    make_onnx("tiny.onnx", **model)
-    status, out, _ = atc()
-    assert (status, FAILED + "\n" + code in out) == (255, True)
-    assert (cwd / "check_result.json").exists()
-    assert not (cwd / "tiny_bs1.om").exists()
-
-
-def test_atc_refuses_what_is_no_onnx(atc, cwd):
-    (cwd / "tiny.onnx").write_bytes(b"")
-    assert "\nE19005" in atc()[1]
-    (cwd / "tiny.onnx").write_bytes(b"no protobuf at all")
-    assert "\nE19005" in atc()[1]
+@pytest.mark.parametrize("node", ["Flatten_0:0", "MatMul_1:0;Flatten_0:0"])
+def test_atc_does_not_cut_the_graph(atc, node):
+    assert f"{FAILED}\nE19999: the fake atc does not cut the graph" in atc(out_nodes=node)[1]
 
 
 def test_atc_takes_a_static_model_without_input_shape(atc, cwd):
     make_onnx("tiny.onnx", batch=2)
     assert atc(input_shape=None)[0] == 0
     assert json.loads((cwd / "tiny_bs1.om").read_bytes()[272:])["batch"] == 2
-    assert "E10016: Opname [img]" in atc(input_shape="img:2,3,4,5")[1]
-
-
-@pytest.mark.parametrize("folder", ["with blank", "a+b", "a@b", "a~"])
-def test_atc_judges_the_resolved_model_path(atc, cwd, folder):
-    (cwd / folder).mkdir()
-    (cwd / "tiny.onnx").rename(cwd / folder / "real.onnx")
-    (cwd / "link.onnx").symlink_to(cwd / folder / "real.onnx")
-    status, out, _ = atc(model="link.onnx")
-    assert (status, "E10001" in out, "chinese character" in out) == (255, True, True)
-
-
-def test_atc_takes_chinese_paths(atc, cwd):
-    make_onnx("\u6a21\u578b.onnx")
-    assert atc(model="\u6a21\u578b.onnx", output="\u6a21\u578b")[0] == 0
 
 
 def test_atc_mode_3_only_checks(atc, cwd):
@@ -306,15 +182,6 @@ def test_atc_aipp_makes_the_input_uint8(atc, cwd):
     assert atc(insert_op_conf="aipp.cfg", input_shape="image:4,3,4,5")[0] == 0
     om = json.loads((cwd / "tiny_bs1.om").read_bytes()[272:])
     assert (om["inputs"][0]["bytes"], om["inputs"][0]["aipp"]) == (4 * 3 * 4 * 5, True)
-    assert "E10034" in atc(insert_op_conf="aipp.cfg", input_fp16_nodes="image")[1]
-    assert "E10001" in atc(insert_op_conf="aipp.cfg", input_format="ND")[1]
-
-
-@pytest.mark.parametrize("old, new", [("static", "dynamic"), ("RGB888_U8", "RGB"), ("RGB888_U8", "YUV420SP_U8"),
-                                      ("}", "src_image_size_w: 1 }"), ("input_format", "input_layout")])
-def test_atc_refuses_aipp_files(atc, cwd, old, new):
-    (cwd / "aipp.cfg").write_text(AIPP.replace(old, new))
-    assert "\nE10052" in atc(insert_op_conf="aipp.cfg")[1]
 
 
 def test_atc_faults(atc, cwd, monkeypatch):

@@ -31,8 +31,8 @@ import shares
 from common import cli, model
 from common.cli import Failure, parser_of, run, say
 from compile_om import PRECISIONS
+from host.contract import PATH_RULE
 
-PATH_RULE = re.compile(r"[\u4e00-\u9fa5A-Za-z0-9./_-]+")  # atc's
 DEMO = ROOT / "test/data"
 DEMO_WEIGHTS = "demo.pth.tar"
 OLDEST_PYTHON = {"cann": (3, 7), "host": (3, 9)}  # torch and OpenVINO for the stand-ins need 3.9
