@@ -40,7 +40,7 @@ import img_preprocess  # noqa: E402
 import infer  # noqa: E402
 import summary  # noqa: E402
 from common.cli import Failure  # noqa: E402
-from host import aipp, om  # noqa: E402
+from host import aipp, contract, om  # noqa: E402
 
 atc, benchmark = load("atc"), load("benchmark")
 TEMPORARY = tempfile.TemporaryDirectory(prefix="fuzz", dir="/dev/shm")  # in memory: a file for each input
@@ -87,7 +87,10 @@ def dump_binary(data):
 
 
 def aipp_config(data):
-    assert set(aipp.load(str(put("aipp.cfg", data)))) == set(aipp.SETTINGS)
+    settings = aipp.load(str(put("aipp.cfg", data)))
+    assert set(settings) >= set(aipp.SETTINGS)
+    aipp.source_size(settings, [1, 3, 299, 299])
+    aipp.check_support(settings)
 
 
 def om_file(data):
@@ -104,7 +107,7 @@ def om_header(data):
 
 
 def input_shape(data):
-    for name, shape in atc.parse_input_shape(text_of(data)).items():
+    for name, shape in contract.parse_input_shape(text_of(data)).items():
         assert name
         assert all(0 < side < 2**63 for side in shape)
 

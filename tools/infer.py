@@ -262,14 +262,18 @@ def combine(before: dict, rate: dict) -> dict:
     return {"interface": mean_rate(pieces), "images": total, "stages": stages}
 
 
-def earlier_rates(record: dict, devices: list) -> dict:
-    """Return the rates of a record's earlier pieces, empty unless the same devices ran them: rates are summed."""
+def earlier_rates(record: dict, devices: list, done: int) -> dict:
+    """Return the rates of a record's earlier pieces, empty unless they can be combined with new ones.
+
+    They can if the same devices ran them (the devices' rates are summed), and if none of their images is run again:
+    `done` dumps are there.
+    """
     rates = record.get("rates")
     try:
         if rates.keys() == set(map(str, devices)) and all(
                 rate["interface"] > 0 and rate["images"] > 0 and sum(rate["stages"].values()) >= 0
                 for rate in rates.values()) and (record.get("e2e") or 0) >= 0:
-            return rates
+            return rates if sum(rate["images"] for rate in rates.values()) <= done else {}
     except (AttributeError, KeyError, TypeError):
         pass  # a damaged record: its dumps count, its rates do not
     return {}
@@ -289,7 +293,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     seconds = time.monotonic() - started
     made = collect(args.out, {image_name(path) for _, path, _, _ in todo}, list(shares), owner)
 
-    earlier = earlier_rates(record, args.device_ids)
+    earlier = earlier_rates(record, args.device_ids, record["images"] - len(todo))
     problems, record["rates"], e2e = [], dict(earlier), len(todo) / seconds
     for device, share in shares.items():
         rates, problem = check_share(args, engine, device, share, endings[device], logs[device], made)
