@@ -15,6 +15,7 @@ Only these differences are intended; each belongs to the program that has it:
 
 Runs on the NPU host: Python 3.7, standard library only (load_model and check_model need onnx).
 """
+import errno
 import os
 import re
 
@@ -229,7 +230,9 @@ def prepare_output(flags: dict):
     except OSError as error:
         raise AtcError("E19006", f"Create directory[{folder}] failed: {error.strerror}.") from error
     if os.path.isdir(target) or not os.access(target if os.path.exists(target) else folder, os.W_OK):
-        raise AtcError("E19004", f"Write file[{target}] failed: no permission.")
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS) if read_only else "no permission"
+        raise AtcError("E19004", f"Write file[{target}] failed: {reason}.")
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
