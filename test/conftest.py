@@ -3,7 +3,9 @@
 The network's weights are those of the reference logits in xception_reference.npz: made from
 NumPy alone, by name, so that nothing large is stored.
 """
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,16 +91,29 @@ def run(*command, cwd, env=None, status=0, **options) -> subprocess.CompletedPro
 @pytest.fixture(scope="session")
 def work(tmp_path_factory, reference_state):
     """A folder with reference.pth, xception.onnx made of it, and its oms for batches of 1 and 4."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reference"
+    with open(f"{folder}.lock", "w") as lock:  # of several pytest processes the first makes it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = Path(f"{folder}.part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make_reference(unfinished, reference_state)
+            unfinished.rename(folder)
+    return folder
+
+
+def make_reference(folder, reference_state):
+    """Fill a folder for `work`."""
     import torch
 
-    folder = tmp_path_factory.mktemp("reference")
     torch.save(reference_state, folder / "reference.pth")
     run(sys.executable, SUITE / "xception_pth2onnx.py", "reference.pth", "xception.onnx", cwd=folder)
     for batch in (1, 4):
         run(SUITE / "host/atc", "--framework=5", "--model=xception.onnx", f"--output=xception_bs{batch}",
             "--input_format=NCHW", f"--input_shape=image:{batch},3,299,299", "--log=error", "--soc_version=Ascend310",
             cwd=folder)
-    return folder
 
 
 def small_model(batch="-1", opset=11, domains=1, outputs=1):

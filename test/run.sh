@@ -10,14 +10,11 @@
 #           bash test/run.sh --setup                  only .venv, for test/bench/run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+suite=$PWD
 
-[[ -x .venv/bin/python3 ]] || python3 -m venv .venv
-if ! cat requirements.txt test/requirements.txt | cmp -s - .venv/test-requirements.txt; then
-  echo "test/run.sh: installing requirements.txt and test/requirements.txt into .venv: some minutes, about 6 GB" >&2
-  .venv/bin/python3 -m pip install --quiet -r requirements.txt -r test/requirements.txt >&2
-  cp requirements.txt .venv/requirements.txt
-  cat requirements.txt test/requirements.txt >.venv/test-requirements.txt
-fi
+source tools/venv.sh
+make_venv test-requirements.txt "about 6 GB" requirements.txt test/requirements.txt
+cp requirements.txt .venv/requirements.txt # it holds these too: run_all.sh has nothing to install
 [[ ${1:-} != --setup ]] || exit 0
 if ((EUID == 0)) && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
   echo "test/run.sh: installing chromium, in which the tests look at report.html" >&2
@@ -29,7 +26,9 @@ mkdir -p "$TMPDIR"
 
 ruff check .
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
-(($#)) || set -- test
+# The files with the longest tests first, so that no core waits for one of them at the end
+(($#)) || set -- -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=20 \
+  test/test_{faults,run_all_cann,default_job,xception_pth2onnx,study,torchrun,hostile,report,precision}.py test
 # a mount namespace of their own, for small disks that run full (test_faults.py)
 namespace=(unshare --mount)
 ((EUID == 0)) || namespace+=(--map-root-user)

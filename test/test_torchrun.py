@@ -81,6 +81,10 @@ def processes_of_rank(place, rank) -> list:
     return found
 
 
+def output_of(place, node) -> str:
+    return (place / f"node{node}.out").read_text()
+
+
 def signal_rank(place, rank, number):
     for process in processes_of_rank(place, rank):
         with contextlib.suppress(ProcessLookupError):
@@ -93,16 +97,15 @@ def share(place, rank) -> Path:
 
 def test_a_killed_rank_is_made_up_for_and_the_scores_are_a_single_processs(place):
     nodes = start_nodes(place, FAKE_CANN_SLOW="0.3")
-    dumps = {rank: share(place, rank) / f"result/dumpOutput_device{rank % 2}" for rank in (2, 3)}
-    for rank, folder in dumps.items():  # rank 2 is held meanwhile: its launcher would end it wherever it is by then
-        wait_for(lambda folder=folder: len(list(folder.glob("*_1.txt"))) >= 2)
-        signal_rank(place, rank, signal.SIGSTOP)
-    made = len(list(dumps[3].glob("*_1.txt")))
-    for rank in dumps:
-        signal_rank(place, rank, signal.SIGKILL)
-    assert nodes[1].wait(60) != 0  # the launcher sees it, and ends its node
-    wait_for(lambda: (place / "node0.out").read_text().count(" is done; once all are, ") == 2)
-    nodes[0].terminate()
+    dumps = share(place, 3) / "result/dumpOutput_device1"
+    wait_for(lambda: len(list(dumps.glob("*_1.txt"))) >= 2)
+    signal_rank(place, 3, signal.SIGSTOP)  # until the others are done: their launchers would end them anywhere
+    done = [f"share {rank}/4 is done" for rank in range(3)]
+    wait_for(lambda: all(line in output_of(place, 0) + output_of(place, 1) for line in done))
+    made = len(list(dumps.glob("*_1.txt")))
+    signal_rank(place, 3, signal.SIGKILL)
+    assert nodes[1].wait(60) != 0
+    nodes[0].kill()  # it waits for the other node
     nodes[0].wait(60)
     refused = run(place, "--score")
     assert refused.returncode == 3
@@ -110,8 +113,8 @@ def test_a_killed_rank_is_made_up_for_and_the_scores_are_a_single_processs(place
 
     (place / "calls.jsonl").write_text("")
     again = start_nodes(place)
-    assert [node.wait(120) for node in again] == [0, 0], (place / "node1.out").read_text()[-3000:]
-    output = (place / "node1.out").read_text()
+    assert [node.wait(120) for node in again] == [0, 0], output_of(place, 1)[-3000:]
+    output = output_of(place, 1)
     assert made >= 2
     info = (share(place, 3) / "xception.info").read_text().splitlines()
     assert f"{len(info)} dumps in ../result/dumpShares_bs1/share3of4 ({len(info) - made} made, {made} kept)" in output
