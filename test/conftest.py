@@ -82,9 +82,9 @@ def run(*command, cwd, env=None, status=0, **options) -> subprocess.CompletedPro
         [os.fspath(word) for word in command], cwd=cwd, env={**os.environ, "PATH": path, **(env or {})},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options,
     )
-    told = f"{command}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    assert status is None or result.returncode == status, told
-    assert "Traceback (most recent call last):\n  File" not in result.stderr, told
+    message = f"{command}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    assert status is None or result.returncode == status, message
+    assert "Traceback (most recent call last):\n  File" not in result.stderr, message
     return result
 
 

@@ -163,7 +163,7 @@ def test_a_tool_that_is_stuck_is_ended_and_its_whole_dumps_kept(folder):
     assert "(9 made, 1 kept)" in go(folder).out
 
 
-def test_what_the_tool_said_of_an_error_is_told(folder):
+def test_what_the_tool_said_of_an_error_is_reported(folder):
     """The real binary prints it, drops a batch, and ends with status 0."""
     (folder / BINARY).write_text(f"#!{sys.executable}\nprint('[ERROR][Inference] input data size is wrong!')\n")
     err = go(folder, status=4).err
@@ -248,8 +248,8 @@ def test_which_tool(folder, tmp_path_factory):
 def test_a_binary_that_was_not_made_executable(folder):
     (folder / BINARY).chmod(0o644)
     which = [sys.executable, INFER, "--which"]
-    told = f"infer.py: {BINARY}: not executable; chmod +x {BINARY}\n"
-    assert run(*which, cwd=folder, status=4).stderr == told
+    message = f"infer.py: {BINARY}: not executable; chmod +x {BINARY}\n"
+    assert run(*which, cwd=folder, status=4).stderr == message
     assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
 
 
@@ -337,7 +337,7 @@ def test_shares_of_two_oms_are_not_added_up(tmp_path):
         (tmp_path / name).rename(tmp_path / f"{share}.json")
         names.append(f"{share}.json")
     refused = run(sys.executable, SUMMARY, "table", *names, cwd=tmp_path, status=3)
-    assert "share1of2.json: of another om than share0of2.json" in refused.stderr
+    assert "share1of2.json: made with another om than share0of2.json" in refused.stderr
 
 
 def test_a_busy_chip_is_warned_about_before_it_is_timed(folder):
