@@ -169,3 +169,10 @@ def others(content, top=None):
             yield top
             content[key] = kept
         yield from others(kept, top)
+
+
+def fake_module(folder, name, text):
+    """Return an environment in which `import name` runs `text`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}

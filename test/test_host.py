@@ -440,6 +440,11 @@ def test_gflags_errors(words, messages):
         gflags.parse(words, DEFAULTS)
 
 
+def test_importing_om_leaves_the_module_path_alone(tmp_path):
+    code = "import sys; before = list(sys.path); from host import om; assert sys.path == before, sys.path"
+    run(sys.executable, "-c", code, cwd=tmp_path, env={"PYTHONPATH": str(SUITE)})
+
+
 def test_header_length_is_bounded(tmp_path):
     (tmp_path / "x.om").write_bytes(b"HOST-OM\n" + b"\xff\xff\xff\xff" + b"{" * 100)
     with pytest.raises(Failure, match="damaged host om"):

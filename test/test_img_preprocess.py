@@ -11,7 +11,7 @@ import sys
 
 import img_preprocess
 from common import cli
-from conftest import SUITE, run
+from conftest import SUITE, fake_module, run
 
 import cv2
 import numpy as np
@@ -124,13 +124,6 @@ def images(tmp_path):
     for seed, name in enumerate(("a.JPEG", "b.png", "c.JPEG")):
         save(tmp_path / "src" / name, seed=seed)
     return tmp_path / "src"
-
-
-def fake_module(folder, name, text):
-    """Environment in which `import name` runs `text`."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.py").write_text(text)
-    return {"PYTHONPATH": str(folder)}
 
 
 # ---- some of the images

@@ -2,6 +2,7 @@
 import hashlib
 import os
 import sys
+import time
 
 import xception_pth2onnx
 from common.cli import Failure
@@ -168,6 +169,16 @@ def test_a_file_that_is_no_checkpoint(content, tmp_path):
     result = convert("x.pth", tmp_path, status=3)
     assert result.stderr.startswith("xception_pth2onnx.py: x.pth: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_reading_that_hangs_is_ended(tmp_path, monkeypatch):
+    """A deadlock takes no CPU time, which alone the kernel limits."""
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"PK")
+    monkeypatch.setattr(xception_pth2onnx, "WALL_FACTOR", 0.1)
+    monkeypatch.setattr(xception_pth2onnx, "read_checkpoint", lambda path: time.sleep(3600))
+    with pytest.raises(Failure, match=r"w\.pth: reading it did not finish in 0\.3"):
+        xception_pth2onnx.rehearse(path)
 
 
 def test_the_published_name_needs_the_published_md5(tmp_path, reference_state):

@@ -265,12 +265,12 @@ def combine(before: dict, rate: dict) -> dict:
 def earlier_rates(record: dict, devices: list, done: int) -> dict:
     """Return the rates of a record's earlier pieces, or {} if they cannot be combined with new ones.
 
-    They can if the same devices ran them (the devices' rates are summed) and none of their images is run again:
-    `done` dumps exist.
+    They can if these devices ran them (the devices' rates are summed) and none of their images is run again: `done`
+    dumps exist.
     """
     rates = record.get("rates")
     try:
-        if rates.keys() == set(map(str, devices)) and all(
+        if rates.keys() <= set(map(str, devices)) and all(
                 rate["interface"] > 0 and rate["images"] > 0 and sum(rate["stages"].values()) >= 0
                 for rate in rates.values()) and (record.get("e2e") or 0) >= 0:
             return rates if sum(rate["images"] for rate in rates.values()) <= done else {}
@@ -294,7 +294,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     made = collect(args.out, {image_name(path) for _, path, _, _ in todo}, list(shares), owner)
 
     earlier = earlier_rates(record, args.device_ids, record["images"] - len(todo))
-    problems, record["rates"], e2e = [], dict(earlier), len(todo) / seconds
+    problems, record["rates"], e2e = [], dict(earlier), len(made) / seconds
     for device, share in shares.items():
         rates, problem = check_share(args, engine, device, share, endings[device], logs[device], made)
         if problem:
