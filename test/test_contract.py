@@ -245,7 +245,7 @@ def test_chinese_paths(atc):
     (AIPP % "mean_chn_0: 127.5", "mean_chn_0: '127.5' is not a valid int"),
     (AIPP % "mean_chn_0: 300", "mean_chn_0: 300 is not between 0 and 255"),
     (AIPP % "min_chn_0: nan", "min_chn_0: nan is out of range"),
-    (AIPP % "min_chn_0: 1 min_chn_0: 2", "min_chn_0 appears twice"),
+    (AIPP % "min_chn_0: 1 min_chn_0: 2", "duplicate min_chn_0"),
     (AIPP % "var_reci_chn_1: 0", "var_reci_chn_1: 0 would blank"),
     (AIPP % "src_image_size_w: 16", "src_image_size_w: 16, but the model reads 5"),
     (AIPP % "src_image_size_h: 5000", "src_image_size_h: 5000 is not between"),
