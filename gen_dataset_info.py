@@ -9,12 +9,12 @@ Example:  python3 gen_dataset_info.py bin ./prep_dataset ./xception.info 299 299
 bin lists DIR/*.bin: float32 tensors of 3 x HEIGHT x WIDTH, or uint8 ones (img_preprocess.py --aipp), never both.
 jpg lists the JPEGs of DIR, each with its size, for -useDvpp=true.
 
-OUT.info: text, one line for each file in order of name, four fields with one blank
-between, width before height, "\\n" after each line:
+OUT.info: text, one line per file in order of name, four fields separated by one space,
+width before height, "\\n" after each line:
     0 ./prep_dataset/ILSVRC2012_val_00000001.bin 299 299
     1 ./prep_dataset/ILSVRC2012_val_00000002.bin 299 299
-The path is DIR as given joined with the name, so it holds from the folder in which the
-benchmark will run.
+The path is DIR as given, joined with the name, so a relative one is valid only in the folder where
+the benchmark will run.
 """
 import os
 from pathlib import Path
@@ -28,24 +28,24 @@ JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
 
 
 def find(folder: str, suffixes: set) -> list:
-    """Sorted names in `folder` with one of these suffixes; raises Failure if none, or if one cannot be listed.
+    """Return the sorted names in `folder` with one of these suffixes; raises Failure if none, or on an invalid one.
 
-    The benchmark reads the info file split on white space, and the scoring knows an image by
-    its name up to the first dot: so neither white space nor two names with one stem will do.
+    The benchmark splits the info file's lines at white space, and the scoring identifies an image by its name up to
+    the first dot. So a name must not contain white space, and two must not share a stem.
     """
     names = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in suffixes)
     if not names:
         raise Failure(f"{folder}: contains no {' or '.join(sorted(suffixes))} file")
     if folder.split() != [folder]:
-        raise Failure(f"{folder!r}: white space in the path, where the benchmark would cut it; rename the folder")
+        raise Failure(f"{folder!r}: white space in the path, at which the benchmark splits it; rename the folder")
     stems = {}
     for name in names:
         if name.split() != [name]:
-            raise Failure(f"{os.path.join(folder, name)!r}: white space in the name, where the benchmark would "
-                          "cut it; rename the file")
+            raise Failure(f"{os.path.join(folder, name)!r}: white space in the name, at which the benchmark splits "
+                          "it; rename the file")
         stem = image_name(name)
         if stem in stems:
-            raise Failure(f"{folder}: {stems[stem]} and {name} are one name up to the first dot; rename one")
+            raise Failure(f"{folder}: {stems[stem]} and {name} have the same name up to the first dot; rename one")
         stems[stem] = name
     return names
 
@@ -53,7 +53,7 @@ def find(folder: str, suffixes: set) -> list:
 def check_manifest(folder: str, count: int):
     """Return the bins' dtype as img_preprocess.py recorded it, None without a record.
 
-    Raises Failure if it did not finish, or made another number of them.
+    Raises Failure if img_preprocess.py did not finish, or recorded another count.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -72,7 +72,7 @@ def check_manifest(folder: str, count: int):
 
 
 def list_bins(folder: str, width: int, height: int) -> list:
-    """(path, width, height) of each .bin in `folder`, each of the size that the network reads."""
+    """Return (path, width, height) of each .bin in `folder`; raises Failure on one of another size."""
     names = find(folder, {".bin"})
     sizes = {name: os.stat(os.path.join(folder, name)).st_size for name in names}
     noted = check_manifest(folder, len(names))
@@ -86,7 +86,7 @@ def list_bins(folder: str, width: int, height: int) -> list:
 
 
 def list_jpegs(folder: str) -> list:
-    """(path, width, height) of each JPEG in `folder`, from its header."""
+    """Return (path, width, height) of each JPEG in `folder`, from its header."""
     from PIL import Image
 
     rows = []
@@ -104,7 +104,7 @@ def list_jpegs(folder: str) -> list:
 def main() -> int:
     parser = parser_of(__doc__)
     kinds = parser.add_subparsers(dest="kind", metavar="bin|jpg", required=True)
-    bins = kinds.add_parser("bin", help="DIR OUT.info WIDTH HEIGHT: list float32 tensors")
+    bins = kinds.add_parser("bin", help="DIR OUT.info WIDTH HEIGHT: list tensors")
     jpegs = kinds.add_parser("jpg", help="DIR OUT.info: list photos")
     for kind in (bins, jpegs):
         kind.add_argument("folder", metavar="DIR", help="as the benchmark will see it from where it runs")

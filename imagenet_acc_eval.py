@@ -11,22 +11,22 @@ Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt .
           PASSED: top-1 is 0.542 points below the reference, top-5 is 0.018 points above the reference; a drop of
           less than 1.0 is allowed
 
-DUMP_DIR, or its folders shareRofW (README 5.2): IMAGE_1.txt (benchmark) or IMAGE_0.txt
-(ais_bench), one line of blank-separated values; or IMAGE_1.bin, little-endian float32; one value a
-class, one file an image.
-val_label.txt: a line for each image, "NAME.JPEG CLASS". An image is known by its name up to the
-first dot. With 1001 classes, class 0 is the background and labels count from 1.
+DUMP_DIR, or its folders shareRofW (docs/multi-chip.md): IMAGE_1.txt (benchmark) or IMAGE_0.txt
+(ais_bench), one line of space-separated values; or IMAGE_1.bin, little-endian float32; one value
+per class, one file per image.
+val_label.txt: a line per image, "NAME.JPEG CLASS". An image is identified by its name up to the
+first dot. With 1001 classes, class 0 is the background and each label is raised by 1.
 
 The rank of the true class is 1 plus the number of classes with a higher value, or with the
-same value and a lower id. OUT_DIR/result.json: one line of JSON, no newline at its end,
+same value and a lower id. OUT_DIR/result.json: one line of JSON without a final newline,
 with the title, "Number of images", "Number of classes" and "Top1 accuracy" to "Top5
-accuracy", all values strings, percent rounded to two places.
-OUT.csv: text, a header, then a line for each image in order of name: image, label, rank (1: top-1), probability (of
-the true class, softmax over all classes), class1, probability1 to class5, probability5. Class ids are the dump's: with
-1001 classes, those with the background.
+accuracy"; all values are strings, percent rounded to two places.
+OUT.csv: a header, then a line per image in order of name: image, label, rank (1: top-1), probability
+(of the true class, softmax over all classes), class1, probability1 to class5, probability5. Class ids
+are the dump's: with 1001 classes, they include the background.
 
-Exit 0: scored, and the gate (if asked for) is met; 1: it is not; 3: the dumps or labels are
-not fit to be scored, named on stderr.
+Exit status: 0 scored, and the gate (with --reference) is met; 1 the gate is not met, or --same-as
+disagrees; 3 the dumps or labels cannot be scored (named on stderr).
 """
 import contextlib
 import csv
@@ -52,21 +52,21 @@ import numpy as np
 TOP = 5
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
 PLACES = Fraction(1, 1000)  # to which references are given: 88.889 is 40 of 45
-MAX_DROP = Fraction(1)  # points below the reference at which the port is no longer accepted (README 6.3)
-CHUNK = 512  # dumps ranked together; more than that are shared among processes
-CHUNK_VALUES = CHUNK * BACKGROUND_CLASSES  # in them, 4 MB; fewer dumps if they have more classes
-GUESSABLE = 10  # classes; with fewer, guesses are too often right to tell them from bad answers
-PERF_CLOCK = 2.0  # seconds that clocks and file times may be apart
+MAX_DROP = Fraction(1)  # points below the reference at which the port is rejected (README section 6)
+CHUNK = 512  # dumps ranked together; larger sets are shared among processes
+CHUNK_VALUES = CHUNK * BACKGROUND_CLASSES  # values in a chunk, 4 MB; with more classes it has fewer dumps
+GUESSABLE = 10  # classes; with fewer, chance level is too high to diagnose
+PERF_CLOCK = 2.0  # seconds by which clock and file times may differ
 
 
 def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
-    """Raise Failure unless each dump has its label and, without `allow_missing`, each label its dump.
+    """Raise Failure unless each dump has a label and, without `allow_missing`, each label a dump.
 
-    Return a line that tells of missing dumps, if there are.
+    Return [a line about missing dumps], or [].
     """
-    unlabelled = [dumps[image] for image in dumps if image not in labels]
-    if unlabelled:
-        raise Failure(f"{len(unlabelled)} dumps have no label: {listing(unlabelled)}; remove stale dumps, or "
+    unlabeled = [dumps[image] for image in dumps if image not in labels]
+    if unlabeled:
+        raise Failure(f"{len(unlabeled)} dumps have no label: {listing(unlabeled)}; remove stale dumps, or "
                       "pass their label file")
     missing = sorted(labels.keys() - dumps.keys())
     if missing and not allow_missing:
@@ -77,21 +77,21 @@ def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
 
 
 def check_age(folder: Path, dumps: dict, allow_missing: bool):
-    """Raise Failure if the files beside `folder` tell that its dumps are of an unfinished or of an earlier run.
+    """Raise Failure if the files next to `folder` show that its dumps are from an unfinished or an earlier run.
 
-    Those are the records of infer.py (FOLDER.json, or one for each share), and where the benchmark was run by hand
-    its perf file: it is written at the end, and tells how long the run was.
+    These are the records of infer.py (FOLDER.json, or one per share) or, if the benchmark was run by hand, its perf
+    file, which is written at the end and states the duration.
     """
     folder = Path(os.path.abspath(folder))  # "." has no name
     for path in [folder.with_name(f"{folder.name}.json"), *folder.glob("share*of*.json")]:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             if read_json(path)["complete"] is False and not allow_missing:
-                raise Failure(f"{path}: infer.py did not finish these dumps; rerun it, or score what is there with "
-                              "--allow-missing")
+                raise Failure(f"{path}: infer.py did not finish these dumps; rerun it, or pass --allow-missing to "
+                              "score the partial run")
     device = re.fullmatch(r"dumpOutput_device(\d+)", folder.name)
     perfs = sorted(folder.parent.glob(f"perf_*_device_{device.group(1)}.txt"), key=os.path.getmtime) if device else []
-    told = read(perfs[-1], DUMP_LIMIT) if perfs else b""
-    latency = re.search(rb"^\[e2e\] [^\n]*latency: ([0-9.e+]+)", told, re.MULTILINE)
+    perf = read(perfs[-1], DUMP_LIMIT) if perfs else b""
+    latency = re.search(rb"^\[e2e\] [^\n]*latency: ([0-9.e+]+)", perf, re.MULTILINE)
     if latency:
         try:
             began = os.path.getmtime(perfs[-1]) - float(latency.group(1)) / 1000 - PERF_CLOCK
@@ -104,9 +104,9 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
 
 
 def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
-    """(rank (N,), top classes (N, up to 5), their probabilities, the true class's) of `chunk`, a list of (path, label).
+    """Return (rank (N,), top classes (N, up to 5), their probabilities, the true class's) for [(path, label)].
 
-    Raises Failure, naming a dump that is unlike `first`'s `classes`.
+    Raises Failure, naming the dump, if its length is not `classes`, the length of dump `first`.
     """
     rows = []
     for path, label in chunk:
@@ -120,7 +120,7 @@ def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
     table = np.stack(rows)
     if not np.isfinite(table).all():
         for path, _ in chunk:
-            read_dump(path)  # names it
+            read_dump(path)  # raises Failure on the first such dump
     labels = np.array([label for _, label in chunk])
     top = highest(table, min(TOP, classes))
     powers = np.exp(table - np.take_along_axis(table, top[:, :1], axis=1))  # softmax, without overflow
@@ -130,14 +130,14 @@ def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
 
 
 def score(dumps: dict, labels: dict) -> tuple:
-    """Rank every image's true class: (counts, classes, details).
+    """Rank every image's true class; return (counts, classes, details).
 
-    counts[k] images have it among the first k + 1; `details` are rank_dumps' arrays, of all images.
+    counts[k] is the number of images with it in the first k + 1; `details` are rank_dumps' arrays for all images.
     """
     first = next(iter(dumps.values()))
     classes = len(read_dump(first))
     if classes < 2:
-        raise Failure(f"{first}: {classes} values, which is no classification")
+        raise Failure(f"{first}: {classes} values; a classifier has at least 2")
     pairs = [(path, labels[image] + (classes == BACKGROUND_CLASSES)) for image, path in dumps.items()]
     step = max(1, min(CHUNK, CHUNK_VALUES // classes))
     chunks = [pairs[i:i + step] for i in range(0, len(pairs), step)]
@@ -157,7 +157,7 @@ def score(dumps: dict, labels: dict) -> tuple:
 
 
 def result_text(counts: list, total: int, classes: int) -> str:
-    """The content of result.json, byte for byte as the original script writes it."""
+    """Return the content of result.json, byte for byte that of the ModelZoo's script."""
     rows = [{"key": "Number of images", "value": str(total)}, {"key": "Number of classes", "value": str(classes)}]
     for k, count in enumerate(counts, 1):
         rows.append({"key": f"Top{k} accuracy", "value": f"{round(100 * (count / total), 2)}%"})
@@ -165,7 +165,7 @@ def result_text(counts: list, total: int, classes: int) -> str:
 
 
 def write_details(path: Path, images: list, labels: list, details: list):
-    """OUT.csv, see the head of this file; `details` as score() returns them."""
+    """Write OUT.csv (see the head of this file); `details` as score() returns them."""
     ranks, top, chances, own = details
     with replacing(path) as part, open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -177,18 +177,18 @@ def write_details(path: Path, images: list, labels: list, details: list):
 
 
 def print_table(counts: list, total: int, reference: dict):
-    """A line for each of top-1..5: percent, counts, interval, and the reference where there is one."""
+    """Print a line for each of top-1..5: percent, counts, reference, interval."""
     for k, count in enumerate(counts, 1):
         low, high = wilson(count, total)
-        beside = f"   reference {float(reference[k]):7.3f} %" if k in reference else " " * 22 if reference else ""
-        print(f"top-{k}  {100 * count / total:6.2f} % ({count} / {total}){beside}"
+        compared = f"   reference {float(reference[k]):7.3f} %" if k in reference else " " * 22 if reference else ""
+        print(f"top-{k}  {100 * count / total:6.2f} % ({count} / {total}){compared}"
               f"   95 % interval {low:.2f} to {high:.2f} %")
 
 
 def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix: str) -> list:
-    """Lines that say what is wrong if top-1 is no better than guessing, and what the labels `own` fit better.
+    """Return lines that diagnose a top-1 at chance level, with the change of the labels that would fit, if any.
 
-    `best` and `own` are int arrays (N,): the class of each dump's highest value, and its label's.
+    `best` and `own` are int arrays (N,): the class of each dump's highest value, and of its label.
     """
     total, chance = len(own), 100 / classes
     if classes < GUESSABLE or wilson(counts[0], total)[0] > chance:
@@ -198,7 +198,7 @@ def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix
         "every label minus 1": (own - 1, "the label file counts from 1, the network from 0"),
         "each image given the next one's label": (np.roll(own, -1), "the label file is off by a line"),
         "each image given the previous one's label": (np.roll(own, 1), "the label file is off by a line"),
-        "the classes put in another order": (reordered(best, own, classes), "the label file has another class order"),
+        "the classes reordered": (reordered(best, own, classes), "the label file has another class order"),
     }
     text = [f"top-1 is at chance level ({chance:.2g} %); check labels, preprocessing and weights"]
     for change, (labels, reason) in remedies.items():
@@ -213,10 +213,11 @@ def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix
 
 
 def reordered(best: np.ndarray, own: np.ndarray, classes: int) -> np.ndarray:
-    """Each label as the class that belongs to it alone by the dumps of one half of the images.
+    """Return each label mapped to the class that half of the images' dumps assign to it.
 
-    -1 for that half, and for labels that it does not have: so no agreement comes from looking alone. `classes`, which
-    is none, for labels whose class belongs more to another one: so dumps that are all alike do not agree either.
+    The result is -1 for that half itself, and for labels absent from it, so that a mapping is never checked against
+    the images it was fitted to; and `classes`, an invalid id, for a label whose class fits another label better, so
+    that identical dumps do not agree with any labels.
     """
     half, result = np.arange(len(own)) % 2 == 0, np.full(len(own), -1)
     if classes > BACKGROUND_CLASSES:
@@ -231,7 +232,7 @@ def reordered(best: np.ndarray, own: np.ndarray, classes: int) -> np.ndarray:
 
 
 def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> tuple:
-    """(whether no accuracy drops from its reference by `max_drop` points or more, the verdict as a list of lines)."""
+    """Return (True if each accuracy is less than `max_drop` points below its reference, the verdict as lines)."""
     phrases, met, undecided = [], True, []
     for k, expected in reference.items():
         drop = expected - Fraction(100 * counts[k - 1], total)  # exact: 77.892 is not a binary fraction
@@ -252,7 +253,7 @@ def gate(counts: list, total: int, reference: dict, max_drop: Fraction) -> tuple
 
 
 def largest_difference(text: str, other: Path) -> float:
-    """Points between the accuracies of result.json content `text` and of file `other`, of the same images."""
+    """Return the largest difference, in points, between the accuracies of result.json content `text` and `other`."""
     try:
         ours, theirs = ({row["key"]: float(row["value"].rstrip("%")) for row in content["value"]}
                         for content in (json.loads(text), read_json(other)))
@@ -261,43 +262,44 @@ def largest_difference(text: str, other: Path) -> float:
     if not all(map(math.isfinite, theirs.values())):
         raise Failure(f"{other}: not a result.json")
     if ours.keys() != theirs.keys() or any(ours[key] != theirs[key] for key in ours if not key.startswith("Top")):
-        raise Failure(f"{other}: a result of another number of images or classes")
+        raise Failure(f"{other}: has another number of images or classes")
     return max(round(abs(ours[key] - theirs[key]), 2) for key in ours)  # rounded: 78.40 - 78.35 is over 0.05 in binary
 
 
 def agrees(difference: float, other: Path) -> bool:
-    """Whether `difference` from the accuracies of file `other` is within AGREEMENT; says so."""
+    """Return True if `difference` from the accuracies of file `other` is within AGREEMENT; print the verdict."""
     equal = difference <= AGREEMENT
     print(f"{'agrees' if equal else 'DISAGREES'} with {other}: largest difference {difference:.2f} points "
           f"(limit {AGREEMENT})")
     return equal
 
 
-def beside(dumps: dict, other: Path) -> str:
-    """A line: how far `dumps` are from the dumps of the same images in folder `other`, and whose top-5 differ.
+def compare(dumps: dict, other: Path) -> str:
+    """Return a line on how `dumps` differ from the dumps of the same images in folder `other`.
 
-    The difference is the largest over all images, as a share of the largest value on either side.
+    It has the number of equal top-5 and the largest difference of a value, relative to the largest magnitude.
     """
     theirs = find_dumps(other)
     if theirs.keys() != dumps.keys():
         alone = sorted(theirs.keys() ^ dumps.keys())
-        raise Failure(f"{other}: not of the same images: {listing(alone)} on one side only")
+        raise Failure(f"{other}: has other images: {listing(alone)} on one side only")
     table, magnitudes, same = compare_all([(path, theirs[image]) for image, path in dumps.items()])
     changed = [image for image, equal in zip(dumps, same) if not equal]
     largest = magnitudes.max()
-    return (f"beside {other}: same top-{TOP} on {len(dumps) - len(changed)} of {len(dumps)} images"
+    return (f"compared with {other}: same top-{TOP} on {len(dumps) - len(changed)} of {len(dumps)} images"
             f"{f' (not {listing(changed)})' if changed else ''}; "
             f"largest difference {table[:, 0].max() / largest if largest else 0.0:.1e} of the largest value")
 
 
 def reference(text: str) -> str:
-    """What --reference may be, as it was given."""
+    """For argparse: 'published' or 'TOP1,TOP5', unchanged."""
     if text != "published":
         percentages(text)
     return text
 
 
 def points(text: str) -> Fraction:
+    """For argparse: percentage points, not below zero, exact."""
     value = fraction(text)
     if value < 0:
         raise ValueError
@@ -311,21 +313,21 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="made if missing")
     parser.add_argument("name", metavar="result.json", help="file name in OUT_DIR")
     parser.add_argument("--reference", type=reference, default=None, metavar="TOP1,TOP5",
-                        help="accuracies to hold, percent, e.g. 78.892,94.292; or the word published for those, which "
-                        "are of ImageNet's classes: other networks are not held against them")
+                        help="accuracies to reach, percent, e.g. 78.892,94.292; or published for these, which apply to "
+                        "ImageNet's classes only")
     parser.add_argument("--max-drop", type=points, metavar="POINTS",
                         help="the drop from --reference must be less (default: 1.0)")
     parser.add_argument("--same-as", type=Path, metavar="OTHER.json",
                         help=f"fail unless this earlier result (of another batch size) is within {AGREEMENT} points")
     parser.add_argument("--beside", type=Path, metavar="OTHER_DIR",
-                        help="print how far the values are from another run's dumps of the same images")
+                        help="compare the values with another run's dumps of the same images (as tools/compare.py)")
     parser.add_argument("--details", type=Path, metavar="OUT.csv",
-                        help="write what was answered to each image, for report.py and spreadsheets")
+                        help="write the prediction for each image, for report.py and spreadsheets")
     parser.add_argument("--allow-missing", action="store_true", help="score a partial run: labels may lack their dump")
     args = parser.parse_args()
 
     if args.max_drop is not None and not args.reference:
-        parser.error("--max-drop needs --reference, to drop from")
+        parser.error("--max-drop needs --reference")
     if os.path.exists(args.out / args.name) and os.path.samefile(args.out / args.name, args.labels):
         parser.error(f"{args.name}: would replace the labels")
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
@@ -333,19 +335,19 @@ def main() -> int:
     check_age(args.dumps, dumps, args.allow_missing)
     counts, classes, details = score(dumps, labels)
     own = [labels[image] + (classes == BACKGROUND_CLASSES) for image in dumps]
-    held = reference_of(args.reference or "", classes)
+    expected = reference_of(args.reference or "", classes)
     text = result_text(counts, len(dumps), classes)
     difference = largest_difference(text, args.same_as) if args.same_as else 0.0  # before OTHER.json is overwritten
-    comparison = beside(dumps, args.beside) if args.beside else None
+    comparison = compare(dumps, args.beside) if args.beside else None
     args.out.mkdir(parents=True, exist_ok=True)
     if args.details:
         write_details(args.details, list(dumps), own, details)
     write(args.out / args.name, text)
-    print_table(counts, len(dumps), held)
+    print_table(counts, len(dumps), expected)
     max_drop = MAX_DROP if args.max_drop is None else args.max_drop
-    met, verdict = gate(counts, len(dumps), held, max_drop) if held else (True, [])
-    if args.reference and not held:
-        verdict = [f"NOT COMPARED with the published {model.PUBLISHED_TOP1} / {model.PUBLISHED_TOP5}, which are of "
+    met, verdict = gate(counts, len(dumps), expected, max_drop) if expected else (True, [])
+    if args.reference and not expected:
+        verdict = [f"NOT COMPARED with the published {model.PUBLISHED_TOP1} / {model.PUBLISHED_TOP5}, which are for "
                    f"ImageNet's {model.NUM_CLASSES} classes: this network has {classes}; pass its own with --reference"]
     for line in verdict + partial:
         print(printable(line))

@@ -12,26 +12,26 @@ ModelZoo port used 342 (78.35 / 94.31 on Ascend 310, 78.8 / 94.33 on 310P3).
 
 SRC is flat or has class folders. SRC/NAME.JPEG becomes DST/NAME.bin, NAME up to its first
 dot: 3 x 299 x 299 little-endian float32 (planes R, G, B; rows from the top; values
-(x / 255 - 0.5) / 0.5), no header, 1,072,812 bytes. The bits are those that torchvision's
-Resize, CenterCrop, ToTensor and Normalize give on a PIL image converted to RGB; like
-torchvision, EXIF rotation is not applied. --verify N proves it on N images drawn at random.
+(x / 255 - 0.5) / 0.5), no header, 1,072,812 bytes. The result equals, bit for bit, that of
+torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image converted to RGB; as in
+torchvision, EXIF rotation is not applied. --verify N compares N random images with torchvision.
 
-With --aipp, for an om whose AIPP normalises on the chip (README 4): 299 x 299 x 3 uint8 (rows from
-the top; R, G, B of each pixel), no header, 268,203 bytes: what CenterCrop gives.
+--aipp, for an om whose AIPP normalizes on the chip (docs/formats.md): 299 x 299 x 3 uint8 (rows
+from the top; R, G, B of each pixel), no header, 268,203 bytes, the output of CenterCrop.
 
---limit N takes the first N images in order of name, --sample N another N, drawn at random but the same for the same
-seed and names: for a quick look, in a folder of its own.
+--limit N takes the first N images in order of name, --sample N takes N at random, the same ones
+for the same seed and names: a quick look, in a separate folder.
 
---share R/W takes share R (from 0) of W: the images for which CRC-32 of NAME modulo W is R, whatever
-else is in the folder (README 5.2).
+--share R/W takes share R (from 0) of W: the images for which CRC-32 of NAME modulo W is R,
+whatever else is in the folder (docs/multi-chip.md).
 
-A .bin is complete or absent and carries its image's modification time; so a run that was
-interrupted goes on where it stopped, and a changed image is done again. DST/manifest.json
-tells the recipe; bins of another recipe are removed first.
+A .bin is complete or absent and carries its image's modification time, so an interrupted run
+resumes and a changed image is processed again. DST/manifest.json records the recipe; bins of
+another recipe are removed first.
 
-Bad images are listed with reasons after all good ones are done: exit 3. With --on-error skip
-that list goes to DST/skipped.txt (PATH, tab, reason) and the exit status is 0; the scoring must then be told
-with --allow-missing. An image that libjpeg can read, if with warnings, is as good as it is to torchvision.
+Unreadable images are listed with reasons after all others are done: exit 3. With --on-error skip
+the list goes to DST/skipped.txt (PATH, tab, reason) and the exit status is 0; pass --allow-missing
+to the scoring then. Images that libjpeg reads with warnings are accepted, as in torchvision.
 """
 import argparse
 import contextlib
@@ -56,9 +56,9 @@ from common.jobs import start_worker, workers
 import numpy as np
 from PIL import Image
 
-# What an image may really be, whatever its name says: not EPS, for instance, for which Pillow would start Ghostscript
+# The accepted formats, whatever the file name says: not EPS, for which Pillow would start Ghostscript
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name less what is added to it on the way to the scores
+NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name, less what later steps append
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
 SKIPPED = "skipped.txt"
@@ -70,7 +70,7 @@ TABLE = (np.arange(256, dtype="<f4") / np.float32(255) - np.float32(model.MEAN))
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple:
-    """(width, height) in pixels after torchvision's Resize(short_side): the long side is rounded down."""
+    """Return (width, height) in pixels after torchvision's Resize(short_side): the long side is rounded down."""
     short, long = sorted((width, height))
     new_long = int(short_side * long / short)
     return (short_side, new_long) if width <= height else (new_long, short_side)
@@ -79,7 +79,7 @@ def resized_size(width: int, height: int, short_side: int) -> tuple:
 def load_crop(path: Path, recipe: dict) -> np.ndarray:
     """Decode, resize and crop one image: uint8 (crop, crop, 3), RGB, as torchvision's Resize and CenterCrop.
 
-    Raises whatever Pillow raises on a file that it cannot read, ValueError on one beyond PIXEL_LIMIT.
+    Raises whatever Pillow raises on an unreadable file, and ValueError beyond PIXEL_LIMIT.
     """
     resample = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[recipe["interpolation"]]
     with Image.open(path, formats=FORMATS) as image:
@@ -97,7 +97,7 @@ def load_crop(path: Path, recipe: dict) -> np.ndarray:
 
 @functools.lru_cache(maxsize=None)
 def fast_lookup():
-    """cv2.LUT, or None where OpenCV cannot be imported (servers often lack its libGL)."""
+    """Return cv2.LUT, or None where OpenCV cannot be imported (servers often lack its libGL)."""
     try:
         import cv2
     except ImportError:
@@ -106,8 +106,8 @@ def fast_lookup():
     return cv2.LUT
 
 
-def normalise(crop: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) -> float32 (3, H, W), (x / 255 - 0.5) / 0.5, as torchvision's ToTensor and Normalize."""
+def normalize(crop: np.ndarray) -> np.ndarray:
+    """Return (x / 255 - 0.5) / 0.5, uint8 (H, W, 3) -> float32 (3, H, W), as ToTensor and Normalize of torchvision."""
     planes = np.ascontiguousarray(crop.transpose(2, 0, 1))
     lookup = fast_lookup()
     if lookup is None:
@@ -116,23 +116,23 @@ def normalise(crop: np.ndarray) -> np.ndarray:
 
 
 def start_decoder():
-    """In a worker: keep freed memory; Pillow's remarks on odd files are not for the user."""
+    """Set up a worker: keep freed memory, and silence Pillow's warnings about unusual files."""
     start_worker()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        # An image's memory is kept for the next one: given back to the kernel and fetched anew, page by page, it
-        # took a third of the time
+        # Reuse an image's memory for the next one: returning it to the kernel and fetching it page by page took a
+        # third of the time
         libc.mallopt(M_MMAP_THRESHOLD, MALLOC_KEEPS)
         libc.mallopt(M_TRIM_THRESHOLD, MALLOC_KEEPS)
     warnings.simplefilter("ignore")
 
 
 def make_bin(task: tuple, dst: Path, recipe: dict):
-    """Write one image's .bin; return None, or (name, path, why the image is bad). Disk errors are raised."""
+    """Write one image's .bin; return None, or (name, path, reason) of an unreadable image. Raises disk errors."""
     name, source, mtime_ns = task
     try:
         crop = load_crop(source, recipe)
-        tensor = crop if recipe["dtype"] == "uint8" else normalise(crop)
+        tensor = crop if recipe["dtype"] == "uint8" else normalize(crop)
     except Exception as error:  # any: Pillow's decoders raise nearly every type on a damaged file
         return name, source, str(error) or type(error).__name__
     with replacing(dst / f"{name}.bin", tensor.nbytes, lasting=False) as part:
@@ -142,14 +142,14 @@ def make_bin(task: tuple, dst: Path, recipe: dict):
 
 
 def reraise(error: OSError):
-    """For os.walk, which would pass over a folder that it cannot read."""
+    """For os.walk, which by default skips a folder that it cannot read."""
     raise error
 
 
 def find_images(src: Path) -> tuple:
-    """The images below `src`: {output name: (path, bytes, mtime in ns)}, in order of name, and the bad ones.
+    """Return the images below `src`, {output name: (path, bytes, mtime in ns)} in order of name, and the bad ones.
 
-    Those are [(output name, path, reason)]: no files, or of a name that a later step could not take.
+    The bad ones, [(output name, path, reason)], are not regular files, or have a name that breaks a later step.
     Raises Failure if there is no image, or if two would share an output name.
     """
     images, bad, others = {}, [], []
@@ -186,7 +186,7 @@ def find_images(src: Path) -> tuple:
 
 
 def take_some(images: dict, bad: list, limit: int, sample: int, seed: int) -> tuple:
-    """The first `limit` or random `sample` of `images` and `bad`, as these; 0: all of them."""
+    """Return the first `limit` or a random `sample` of `images` and `bad`, in their form; 0: all of them."""
     names = sorted(images.keys() | {name for name, _, _ in bad})
     if max(limit, sample) > len(names):
         raise Failure(f"there are {len(names)} images, fewer than the {max(limit, sample)} asked for")
@@ -198,7 +198,7 @@ def take_some(images: dict, bad: list, limit: int, sample: int, seed: int) -> tu
 
 
 def take_share(images: dict, bad: list, share: tuple) -> tuple:
-    """Those of `images` and `bad` that belong to share (r, w); raises Failure if there is none."""
+    """Return those of `images` and `bad` that belong to share (r, w); raises Failure if it is empty."""
     def ours(name):
         return zlib.crc32(os.fsencode(name)) % share[1] == share[0]
 
@@ -209,10 +209,10 @@ def take_share(images: dict, bad: list, share: tuple) -> tuple:
 
 
 def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
-    """Make DST fit for `wanted` (recipe and source); return the names whose .bin is there and right.
+    """Prepare DST for `wanted` (recipe and source); return the names whose .bin is up to date.
 
-    Removes bins of another recipe or source, and of images that are gone, and says so; and what a killed
-    run left half done. Raises Failure if DST holds bins that this script did not make.
+    Removes and reports bins of another recipe or source, and of removed images; also removes the partial files of a
+    killed run. Raises Failure if DST holds bins that this script did not make.
     """
     remove_parts(dst)
     found = bins_of(dst)
@@ -238,7 +238,7 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
 
 
 def remove_parts(dst: Path):
-    """Remove bins that are half written; DST is held, so nobody is writing them."""
+    """Remove partially written bins; DST is locked, so no other process is writing them."""
     for name in os.listdir(dst):
         if name.endswith(".bin.part"):
             os.unlink(dst / name)
@@ -254,7 +254,7 @@ def check_space(dst: Path, count: int, size: int):
 
 
 def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) -> list:
-    """Write DST/NAME.bin for each of `names`; return the bad ones, [(name, path, reason)], in order of name."""
+    """Write DST/NAME.bin for each of `names`; return the unreadable ones, [(name, path, reason)], in order of name."""
     tasks = [(name, images[name][0], images[name][2]) for name in names]
     bad = []
     jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
@@ -268,12 +268,12 @@ def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) ->
     except BrokenProcessPool as error:
         raise Failure("a worker process died (out of memory?); rerun with fewer --jobs", 4) from error
     finally:
-        remove_parts(dst)  # of workers that were ended
+        remove_parts(dst)  # left by workers that were killed
     return bad
 
 
 def verify(images: dict, dst: Path, recipe: dict, count: int):
-    """Compare `count` bins, drawn at random, with what torchvision makes of their images, bit for bit."""
+    """Compare `count` random bins with torchvision's tensors of the same images, bit for bit; raises Failure."""
     try:
         from torchvision import transforms
         from torchvision.transforms import InterpolationMode
@@ -290,7 +290,7 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
         with Image.open(images[name][0], formats=FORMATS) as image:
             expected = np.asarray(reference(image.convert("RGB"))).ravel()
         actual = np.fromfile(dst / f"{name}.bin", dtype=expected.dtype)
-        bits = f"u{expected.itemsize}"  # compared as whole numbers: 0.0 and -0.0 are not the same bits
+        bits = f"u{expected.itemsize}"  # compared as integers: 0.0 and -0.0 differ in their bits
         different = int((actual.view(bits) != expected.view(bits)).sum()) if actual.size == expected.size else "all"
         if different:
             raise Failure(f"{dst / name}.bin: {different} of {expected.size} values differ from torchvision's", 1)
@@ -298,7 +298,7 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
 
 
 def share_of(text: str) -> tuple:
-    """'1/4' -> (1, 4)."""
+    """For argparse: '1/4' -> (1, 4)."""
     r, w = (int(part) for part in text.split("/"))
     if not 0 <= r < w:
         raise ValueError
@@ -316,7 +316,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="default: %(default)s, as torchvision's Resize")
     parser.add_argument("--aipp", action="store_true", help="uint8 HWC bins, for an om compiled with xception_aipp.cfg")
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", dest="on_error",
-                        help=f"on bad images: exit with 3 (default), or list them in DST/{SKIPPED} and exit with 0")
+                        help=f"on unreadable images: exit with 3 (default), or list them in DST/{SKIPPED} and exit 0")
     parser.add_argument("--share", type=share_of, default=(0, 1), metavar="R/W", help="only share R (from 0) of W")
     some = parser.add_mutually_exclusive_group()
     some.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N images")
@@ -368,7 +368,7 @@ def main() -> int:
     kept = prepare_target(args.dst, images, wanted)
     todo = [name for name in images if name not in kept]
     if todo and fast_lookup() is None:
-        say("OpenCV cannot be imported (is libGL missing?): Pillow and numpy make the same bits, a little slower")
+        say("OpenCV cannot be imported (is libGL missing?); numpy is used instead: same result, slightly slower")
     check_space(args.dst, len(todo), size)
     total = len(images) + len(bad)
     if todo:

@@ -1,30 +1,29 @@
 #!/usr/bin/env python3
-"""Turn an Xception checkpoint into ONNX, opset 11, and prove that both compute the same.
+"""Export an Xception checkpoint to ONNX, opset 11, and check that both compute the same.
 
 Usage:    python3 xception_pth2onnx.py CHECKPOINT OUT.onnx [--allow-nonfinite]
 Example:  python3 xception_pth2onnx.py xception-c0a72b38.pth.tar xception.onnx
           xception.onnx: opset 11, 128 nodes, 1000 classes; largest difference from PyTorch 4.5e-07 (limit 1e-04)
 
 CHECKPOINT is a state dict of tensors, plain or under `state_dict`, names with or without
-`module.`, the last layer named fc or last_linear. It is read with weights_only=True: a
-pickle that wants to run code is refused, and so is one whose tensors claim more than the file
-holds, or that takes more memory or time to read than its size allows. NaN and infinite weights
-are refused unless --allow-nonfinite is given. The published file, xception-c0a72b38.pth.tar,
-must have md5 203a36dce3e49d45e5d742efbad5ba65.
+`module.`, the last layer named fc or last_linear. It is read with weights_only=True: a pickle
+that runs code is refused, and so is one whose tensors claim more bytes than the file has, or
+that takes more memory or time to read than its size allows. NaN and infinite weights are refused
+unless --allow-nonfinite is given. The published file, xception-c0a72b38.pth.tar, must have md5
+203a36dce3e49d45e5d742efbad5ba65.
 
 OUT.onnx: an ONNX ModelProto, float32; input `image` (batch, 3, 299, 299), output `class`
-(batch, classes), logits; batch is free. BatchNorm is folded into the convolutions.
-metadata_props say where it came from: weights_md5, weights_file, torch_version,
-exporter_sha256 and, for demo weights, note. If OUT.onnx already says all the same, it is
-left as it is.
+(batch, num_classes), logits; batch is dynamic. BatchNorm is folded into the convolutions.
+metadata_props record its origin: weights_md5, weights_file, torch_version, exporter_sha256 and,
+for demo weights, note. An OUT.onnx with the same origin is kept.
 """
 import hashlib
-import importlib.metadata
 import math
 import os
 import pickle
 import re
 import resource
+import select
 import signal
 import warnings
 from pathlib import Path
@@ -35,8 +34,9 @@ from common.files import hash_of, read, write
 from common.jobs import end_with_parent
 
 TOLERANCE = 1e-4  # of the largest logit; float32 engines differ by about 1e-6 here
-ROOM = 256 << 20  # bytes that reading a checkpoint may take beside twice its size
-CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # that it may take at most; one of 92 MB takes 0.1 s
+ROOM = 256 << 20  # bytes that reading a checkpoint may take in addition to twice its size
+CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # CPU time that reading may take; a file of 92 MB takes 0.1 s
+WALL_FACTOR = 20  # seconds of waiting per second of CPU time: for a busy machine or slow disk
 NAME_LIMIT = 200  # characters of a tensor's name; the network's longest has 33, and 7 for "module."
 NOTE_LIMIT = 500  # characters
 ONNX_LIMIT = 2 << 30  # bytes, protobuf's own
@@ -44,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def provenance(checkpoint: Path) -> dict:
-    """What decides the ONNX file's content, as strings: {name: value} for its metadata_props."""
+    """Return what determines the ONNX file's content: {name: value}, strings, for its metadata_props."""
     digest = hash_of(checkpoint, "md5")
     if checkpoint.name == model.PUBLISHED_NAME and digest != model.PUBLISHED_MD5:
         raise Failure(
@@ -55,13 +55,24 @@ def provenance(checkpoint: Path) -> dict:
     return {
         "weights_md5": digest,
         "weights_file": printable(checkpoint.name),
-        "torch_version": importlib.metadata.version("torch"),
+        "torch_version": torch_version(),
         "exporter_sha256": hashlib.sha256(sources).hexdigest(),
     }
 
 
+def torch_version() -> str:
+    """Return torch's version, without importing torch where Python can look it up: that takes seconds."""
+    try:
+        from importlib.metadata import version
+    except ImportError:  # Python 3.7
+        import torch
+
+        return torch.__version__
+    return version("torch")
+
+
 def is_current(path: Path, expected: dict) -> bool:
-    """Whether `path` is an ONNX file that an earlier call made from the same things."""
+    """Return True if `path` is an ONNX file of the `expected` origin."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -74,53 +85,60 @@ def is_current(path: Path, expected: dict) -> bool:
 
 
 def read_checkpoint(path: Path):
-    """What torch.save put into the file, read without running anything; raises Failure that names the file."""
+    """Return what torch.save wrote, without running code from the file; raises Failure that names the file."""
     import torch
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn of is refused, here or as no state dict
+            warnings.simplefilter("ignore")  # what they warn about is refused, here or as not a state dict
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wants = re.findall(r"GLOBAL \S+|Unsupported operand \d+", str(error)) + [type(error).__name__]
-        raise Failure(f"{path}: refused, not a plain checkpoint: it holds more than tensors, or not as pickle protocol "
-                      f"2 has them ({wants[0][:200]})") from error
+        raise Failure(f"{path}: refused: contains more than tensors, or uses another pickle protocol than 2 "
+                      f"({wants[0][:200]}); save its state_dict() with torch.save") from error
     except Exception as error:  # any: torch raises nearly every type on a damaged file
         raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {str(error)[:200]})"
                       ) from error
 
 
 def rehearse(path: Path):
-    """Read the checkpoint in a child process of bounded memory and time; raises Failure if that goes wrong.
+    """Read the checkpoint in a child process with bounded memory and time; raises Failure if it fails.
 
-    A few bytes of pickle can ask for gigabytes or for hours, in one call of C that nothing in this process interrupts.
+    A few bytes of pickle can request gigabytes or hours, in one C call that nothing in this process can interrupt.
     """
     size = path.stat().st_size
+    seconds = CPU_SECONDS + size // BYTES_A_SECOND
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
-            bound(2 * size + ROOM, CPU_SECONDS + size // BYTES_A_SECOND)
+            bound(2 * size + ROOM, seconds)
             read_checkpoint(path)
-            os.write(writer, b"whole")
+            os.write(writer, b"read")
         except Failure as error:
             if "MemoryError" not in str(error) and "can't allocate memory" not in str(error):
                 os.write(writer, printable(str(error)).encode())
         finally:
-            os._exit(0)  # also where the memory did not suffice for the message
+            os._exit(0)  # also if there was not enough memory for the message
     os.close(writer)
     with open(reader, "rb") as pipe:
-        told = pipe.read().decode()
+        in_time = select.select([pipe], [], [], WALL_FACTOR * seconds)[0]  # CPU time does not pass in a deadlock
+        if not in_time:
+            os.kill(child, signal.SIGKILL)
+        outcome = pipe.read().decode()
     os.waitpid(child, 0)
-    if not told:
+    if not in_time:
+        raise Failure(f"{path}: reading it did not finish in {WALL_FACTOR * seconds} s; rerun on an idle machine, or "
+                      "download the file again")
+    if not outcome:
         raise Failure(f"{path}: refused: reading it takes more memory or time than {size:,} bytes should, or crashes "
-                      "torch: damaged, or meant to do harm")
-    if told != "whole":
-        raise Failure(told)
+                      "torch; it is damaged or malicious")
+    if outcome != "read":
+        raise Failure(outcome)
 
 
 def bound(memory: int, seconds: int):
-    """In a child process: let it have no more than `memory` bytes beside what it has, and `seconds` of the CPU."""
+    """Limit this child process to `memory` bytes in addition to what it has, and to `seconds` of CPU time."""
     end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -131,10 +149,10 @@ def bound(memory: int, seconds: int):
 
 
 def load_checkpoint(path: Path) -> tuple:
-    """Read a checkpoint without running anything in it.
+    """Read a checkpoint without running code from it.
 
-    Returns ({name: tensor} under the network's names, note or None). Raises Failure,
-    naming the file, when it is no checkpoint, wants to run code, or claims values that are not in it.
+    Returns ({name: tensor} under the network's names, note or None). Raises Failure, naming the file, if it is not a
+    checkpoint, contains code, or claims values that it does not have.
     """
     import torch
 
@@ -151,25 +169,25 @@ def load_checkpoint(path: Path) -> tuple:
     for spelling, value in dict.items(state):
         name, tensor = re.sub(r"^last_linear\.", "fc.", re.sub(r"^module\.", "", spelling)), torch.Tensor.detach(value)
         if name in renamed:
-            raise Failure(f"{path}: {name} is in it twice, under two spellings")
+            raise Failure(f"{path}: contains {name} twice, under two spellings")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or \
                 tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise Failure(f"{path}: {name} claims {shape_of(tensor)} values, which are not in the file")
         renamed[name], storage = tensor, tensor.untyped_storage()
         stored[storage.data_ptr()] = storage.nbytes()
-    if sum(stored.values()) > path.stat().st_size:  # compressed, or made up by a call
+    if sum(stored.values()) > path.stat().st_size:  # compressed, or created by a call
         raise Failure(f"{path}: refused: its tensors claim {sum(stored.values()):,} bytes, the file has "
                       f"{path.stat().st_size:,}: not written by torch.save")
     return renamed, printable(note)[:NOTE_LIMIT] if isinstance(note, str) else None
 
 
 def shape_of(tensor) -> str:
-    """Its shape, for a message: a stranger's tensor may have a million dimensions."""
+    """Return a tensor's shape for a message: an untrusted one may have a million dimensions."""
     return str(list(tensor.shape[:8]))
 
 
 def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
-    """The network in eval mode with these weights; raises Failure, naming each key that does not fit."""
+    """Return the network in eval mode with these weights; raises Failure, naming each key that does not fit."""
     from common.xception import Xception
 
     import torch
@@ -177,7 +195,7 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     if "fc.weight" not in state or state["fc.weight"].dim() != 2:
         raise Failure(f"{path}: no two-dimensional fc.weight (or last_linear.weight): not Xception weights")
     if not state["fc.weight"].numel():
-        raise Failure(f"{path}: fc.weight is empty: no class to tell")
+        raise Failure(f"{path}: fc.weight is empty: the network has no classes")
     with torch.device("meta"):  # shapes only: no time spent on random weights
         network = Xception(num_classes=state["fc.weight"].shape[0])
     expected = network.state_dict()
@@ -193,7 +211,7 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
         problems.append(f"{len(extra)} unknown ({listing(extra)})")
     for name in expected.keys() & state.keys():
         if state[name].is_floating_point() and state[name].shape == expected[name].shape:
-            state[name] = state[name].float()  # not before: there may be a million others of one storage
+            state[name] = state[name].float()  # only these: a million others may share one storage
         if state[name].shape != expected[name].shape or state[name].dtype != expected[name].dtype:
             problems.append(
                 f"{name} is {state[name].dtype} {shape_of(state[name])}, "
@@ -203,14 +221,14 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
         raise Failure(f"{path}: keys do not fit Xception: {listing(sorted(problems))}")
     not_finite = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if not_finite and not allow_nonfinite:
-        raise Failure(f"{path}: NaN or infinite weights in {listing(not_finite)}: damaged, or a training that failed "
-                      "(--allow-nonfinite converts it all the same)")
+        raise Failure(f"{path}: NaN or infinite weights in {listing(not_finite)}: damaged file or diverged training; "
+                      "pass --allow-nonfinite to convert it anyway")
     network.load_state_dict(state, assign=True)
     return network.eval()
 
 
 def export(network, metadata: dict):
-    """The network as a checked onnx.ModelProto."""
+    """Return the network as a checked onnx.ModelProto."""
     import io
 
     import onnx
@@ -234,9 +252,9 @@ def export(network, metadata: dict):
 
 
 def largest_difference(network, data: bytes) -> float:
-    """Largest |ONNX - PyTorch| over random batches of 1 and 3, as a share of PyTorch's largest logit.
+    """Return the largest |ONNX - PyTorch| over random batches of 1 and 3, relative to PyTorch's largest logit.
 
-    Values that are not finite count as equal where they are the same on both sides.
+    NaN and infinite values count as equal if both sides have the same.
     """
     import torch
 
@@ -269,7 +287,7 @@ def main() -> int:
 
     metadata = provenance(args.checkpoint)
     if is_current(args.onnx, metadata):
-        print(f"{args.onnx}: made before from the same weights (md5 {metadata['weights_md5']}), kept")
+        print(f"{args.onnx}: up to date with the weights (md5 {metadata['weights_md5']})")
         return 0
     state, note = load_checkpoint(args.checkpoint)
     if note:

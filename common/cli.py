@@ -38,7 +38,7 @@ class Switch(argparse.Action):
 
 
 def parser_of(doc: str, **options) -> argparse.ArgumentParser:
-    """A parser whose help is a script's docstring, with the options that every script has."""
+    """Return a parser whose help is a script's docstring, with the options that every script has."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
     common = made.add_argument_group("options of every script")
     for name, text in (("debug", "print the traceback of an error"), ("quiet", "print no progress")):
@@ -48,7 +48,7 @@ def parser_of(doc: str, **options) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """For argparse: a whole number above zero."""
+    """For argparse: an integer above zero."""
     value = int(text)
     if value < 1:
         raise ValueError
@@ -58,18 +58,18 @@ def positive(text: str) -> int:
 # --- messages and progress ------------------------------------------------------------------------------------------
 
 def printable(text: str) -> str:
-    """`text` with what is not for a terminal, such as the control characters in a hostile name, as \\x1b."""
+    """Return `text` with control characters and the like, as a hostile name may have, escaped: \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(message):
-    """One line for the person watching, if it can be written; stdout is kept for results."""
+    """Print one line to stderr, if it can be written; stdout is for results."""
     with contextlib.suppress(OSError):
         print(printable(str(message)), file=sys.stderr, flush=True)
 
 
 def listing(names, limit=3):
-    """'a, b, c and 4 more': the first few of many names, for a message."""
+    """Return the first few of many names for a message: 'a, b, c and 4 more'."""
     names = [str(name) for name in names]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
@@ -77,7 +77,7 @@ def listing(names, limit=3):
 
 @contextlib.contextmanager
 def progress(total: int, unit: str):
-    """Yield advance(count=1): how far `total` is, on stderr: a bar on a terminal, else a line now and then."""
+    """Yield advance(count=1), which shows progress on stderr: a bar on a terminal, else a line every 30 s."""
     from tqdm import tqdm
 
     began = said = time.monotonic()
@@ -95,7 +95,7 @@ def progress(total: int, unit: str):
 
 
 def import_openvino():
-    """OpenVINO without its telemetry, which on every import would write to ~/intel and report to its makers."""
+    """Return OpenVINO without its telemetry, which writes to ~/intel and reports to its makers on every import."""
     sys.modules.setdefault("openvino_telemetry", None)  # makes its import fail, for which OpenVINO has a stub
     import openvino
 
@@ -105,7 +105,7 @@ def import_openvino():
 # --- the end --------------------------------------------------------------------------------------------------------
 
 def explain(error: Exception) -> tuple:
-    """(message, exit status) of whatever ended a script."""
+    """Return (message, exit status) for the exception that ended a script."""
     if isinstance(error, Failure):
         return str(error), error.status
     if isinstance(error, OSError) and error.errno is not None:
@@ -119,18 +119,18 @@ def explain(error: Exception) -> tuple:
 
 
 def trace():
-    """While an error is handled: print where it came from, if --debug was given."""
+    """Print the traceback of the error being handled, if --debug was given."""
     if debug:
         traceback.print_exc()
 
 
 def interrupt(number, _):
-    """As an exception, so that `finally` cleans up."""
+    """Handle a signal by an exception, so that `finally` cleans up."""
     raise KeyboardInterrupt(number)
 
 
 def last_word(kind, error, traces):
-    """sys.excepthook of the suite's scripts, for what happens before run(): a package is missing, or an interrupt."""
+    """sys.excepthook of the suite's scripts, for errors before run(): a missing package, or an interrupt."""
     program = os.path.basename(sys.argv[0])
     if issubclass(kind, KeyboardInterrupt):
         say(f"{program}: interrupted")
@@ -142,12 +142,12 @@ def last_word(kind, error, traces):
 
 
 def run(main, program=""):
-    """Call main() and exit with its status; whatever goes wrong becomes one line on stderr, headed by `program`."""
+    """Call main() and exit with its status; any error becomes one line on stderr that starts with `program`."""
     global debug, quiet  # noqa: PLW0603 (one command line for one process)
     debug, quiet = False, bool(os.environ.get("RUN_ALL_QUIET"))
     if os.environ.get("RUN_ALL_PID") == str(os.getppid()):
         end_with_parent()  # a step of run_all.sh
-    signal.signal(signal.SIGINT, interrupt)  # ignored from birth in a script's background job
+    signal.signal(signal.SIGINT, interrupt)  # inherited as ignored in a shell's background job
     signal.signal(signal.SIGTERM, interrupt)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: python3 ... >&-
@@ -161,7 +161,7 @@ def run(main, program=""):
     except KeyboardInterrupt as error:
         number = error.args[0]
         say(f"{program}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
-        os._exit(128 + number)  # at once: what is left may be a library that waits for its work to end
+        os._exit(128 + number)  # at once: at exit a library may wait for its work to end
     except Exception as error:
         message, status = explain(error)
         trace()
@@ -170,7 +170,7 @@ def run(main, program=""):
     say(f"{program}: {' '.join(message.split())}"[:MESSAGE_LIMIT])
     try:
         sys.stdout.flush()
-    except OSError:  # it is full or gone, and Python would try again as it ends, with a message of its own
+    except OSError:  # full or gone; at exit Python would try again and print its own message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 

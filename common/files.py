@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, locked, and read without trust. Imported only.
+"""Write files completely or not at all, lock them, and read untrusted ones. Imported only.
 
 Runs on the NPU host: Python 3.7, standard library only.
 """
@@ -23,12 +23,11 @@ LINES_LIMIT = 2_000_000  # of an info or label file: forty times ImageNet's; the
 
 @contextlib.contextmanager
 def replacing(path, size=0, lasting=True):
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else remove it.
+    """Yield a temporary path next to `path`; rename it to `path` if the block succeeds, else remove it.
 
-    So `path` is complete or as it was before, whenever the process dies; with `lasting` also when the machine
-    does, and two processes that write one file keep out of each other's way. Bins and dumps do without:
-    their folder is held, and their size is looked at before they are read.
-    `size` in bytes is told if the disk is full.
+    So `path` is complete or unchanged, whenever the process dies. `lasting` also covers a crash of the machine
+    and two processes that write one file. Bins and dumps are written without it: their folder is locked, and their
+    size is checked before they are read. The message about a full disk names `size`, in bytes.
     """
     path = Path(path)
     if path.name in ("", "..") or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
@@ -74,24 +73,24 @@ def claim(part: Path, path: Path) -> int:
 
 
 def located(error: OSError, path: Path, size: int) -> Exception:
-    """`error` of writing `path` as an exception that says where, and of a full disk how much is needed."""
+    """Return `error` of writing `path` as an exception that names the file and, of a full disk, the bytes needed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needs = f"needs {size:,} bytes, " if size else ""
-        return Failure(f"{path}: the disk is full ({needs}{free_space(path.parent):,} are free); free space and run "
-                       "again", 4)
+        return Failure(f"{path}: the disk is full ({needs}{free_space(path.parent):,} are free); free space and "
+                       "rerun", 4)
     if error.filename is None or Path(os.fsdecode(error.filename)).suffix == ".part":
         error.filename = str(path)
     return error
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that may still be written to the disk of `folder`."""
+    """Return the bytes that may still be written to the disk of `folder`."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
 
 
 def write(path, data):
-    """Give `path` the content `data` (bytes or str, written as UTF-8, undecodable names as they were) in one step."""
+    """Write `data` to `path` in one step: bytes, or str as UTF-8 (undecodable names become their original bytes)."""
     data = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     with replacing(path, len(data)) as part:
         part.write_bytes(data)
@@ -100,8 +99,8 @@ def write(path, data):
 def hold(lock: Path, what):
     """Lock file `lock` for the use of `what`; raises Failure that names the holder if another process has it.
 
-    Returns the open file: the lock lasts as long as that does, at most as long as this process. The file stays
-    behind, with the name of its last holder.
+    Returns the open file; closing it, or the end of this process, releases the lock. The file remains, with the name
+    of its last holder.
     """
     if os.path.islink(lock) or (os.path.exists(lock) and not os.path.isfile(lock)):
         raise Failure(f"{lock}: not a regular file; remove it", 4)
@@ -125,7 +124,7 @@ def hold(lock: Path, what):
 # --- reading: no file is trusted ------------------------------------------------------------------------------------
 
 def size_of(path) -> int:
-    """A file's size in bytes. Raises Failure if it is no file that ends: a pipe, a device, a folder."""
+    """Return a file's size in bytes. Raises Failure unless it is a regular file: a pipe or device may never end."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise Failure(f"{path}: not a regular file")
@@ -133,7 +132,7 @@ def size_of(path) -> int:
 
 
 def hash_of(path, kind="sha256") -> str:
-    """Hex digest of a file of any size."""
+    """Return the hex digest of a file of any size."""
     size_of(path)
     digest = hashlib.new(kind)
     with open(path, "rb") as file:
@@ -143,7 +142,7 @@ def hash_of(path, kind="sha256") -> str:
 
 
 def read(path, limit: int) -> bytes:
-    """A file's content. Raises Failure if it is no regular file, or has more than `limit` bytes."""
+    """Return a file's content. Raises Failure unless it is a regular file of at most `limit` bytes."""
     size = size_of(path)
     if size > limit:
         raise Failure(f"{path}: {size:,} bytes, more than the {limit:,} that such a file may have")
@@ -152,7 +151,7 @@ def read(path, limit: int) -> bytes:
 
 
 def read_json(path):
-    """A JSON file's content. Raises FileNotFoundError if there is none, ValueError on whatever is wrong with it."""
+    """Return a JSON file's content. Raises FileNotFoundError if it is missing, ValueError if it is not valid."""
     try:
         return json.loads(read(path, JSON_LIMIT))
     except (Failure, RecursionError) as error:  # too many brackets
@@ -161,7 +160,7 @@ def read_json(path):
 
 @contextlib.contextmanager
 def as_written(path: Path):
-    """Turn the surprises of a file that somebody changed into one Failure that names it."""
+    """Turn any error on the fields of a file that somebody edited into one Failure that names the file."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
@@ -170,7 +169,7 @@ def as_written(path: Path):
 
 
 def lines(path):
-    """Yield (number, line) of a text file; undecodable bytes are kept. Raises Failure on a file beyond the limits."""
+    """Yield (number, line) of a text file; undecodable bytes are kept. Raises Failure if it exceeds the limits."""
     size_of(path)
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for number in range(1, LINES_LIMIT + 2):
@@ -178,8 +177,8 @@ def lines(path):
             if not line:
                 return
             if len(line) == LINE_LIMIT:
-                raise Failure(f"{path}:{number}: a line of {LINE_LIMIT:,} characters or more: not such a file")
+                raise Failure(f"{path}:{number}: a line of {LINE_LIMIT:,} characters or more; is this the right file?")
             if number > LINES_LIMIT:
                 break
             yield number, line.rstrip("\n").lstrip("\ufeff") if number == 1 else line.rstrip("\n")  # Excel's mark
-    raise Failure(f"{path}: more than {LINES_LIMIT:,} lines: split it, as --share does (README 5.2)")
+    raise Failure(f"{path}: more than {LINES_LIMIT:,} lines; split it, see docs/multi-chip.md")

@@ -1,4 +1,4 @@
-"""The files between the steps: image names, manifest, info file, labels and dumps. docs/formats.md describes them.
+"""Read and write the files between the steps: manifest, info file, labels, dumps (docs/formats.md).
 
 Imported only. Runs on the NPU host: Python 3.7; numpy is imported where a dump is parsed.
 """
@@ -17,7 +17,7 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def image_name(path) -> str:
-    """Return the name by which all steps know an image: its file's name up to the first dot."""
+    """Return the name that identifies an image in all steps: its file name up to the first dot."""
     return os.path.basename(path).split(".")[0]
 
 
@@ -52,7 +52,7 @@ def class_id(text: str, _place: str) -> int:
 def read_pairs(path, rows, class_of=class_id) -> dict:
     """Return {NAME: class id} of `rows`, (line number, "NAME CLASS") of file `path`; blank ones are skipped.
 
-    class_of(text, place) parses CLASS. Raises Failure naming the line that is malformed, or whose image comes twice.
+    class_of(text, place) parses CLASS. Raises Failure, naming the line, on a malformed line or a duplicate image.
     """
     found, images = {}, set()
     for number, line in rows:
@@ -66,7 +66,7 @@ def read_pairs(path, rows, class_of=class_id) -> dict:
             raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"") from error
         image = image_name(name)
         if image in images:
-            raise Failure(f"{path}:{number}: {image} comes twice")
+            raise Failure(f"{path}:{number}: {image} appears twice")
         images.add(image)
     return found
 
@@ -89,7 +89,7 @@ def info_text(rows: list) -> str:
 def read_info(path) -> list:
     """Return [(id, path, width, height)] of an info file, all text.
 
-    Raises Failure on a malformed line, or on an id that comes twice: the benchmark binary fails on it.
+    Raises Failure on a malformed line, or on a duplicate id, on which the benchmark binary fails.
     """
     samples, ids = [], set()
     for number, line in lines(path):
@@ -99,7 +99,7 @@ def read_info(path) -> list:
         if len(fields) != 4 or "\0" in line or not all(NUMBER.fullmatch(fields[i]) for i in (0, 2, 3)):
             raise Failure(f"{path}:{number}: not \"id path width height\"; rerun gen_dataset_info.py")
         if int(fields[0]) in ids:
-            raise Failure(f"{path}:{number}: id {int(fields[0])} comes twice; rerun gen_dataset_info.py")
+            raise Failure(f"{path}:{number}: id {int(fields[0])} appears twice; rerun gen_dataset_info.py")
         ids.add(int(fields[0]))
         samples.append(tuple(fields))
     if not samples:
@@ -125,7 +125,7 @@ def find_dumps(folder: Path) -> dict:
     for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
         path = os.path.join(folder, name)
         if os.path.splitext(name)[1] not in (".txt", ".bin"):
-            others += [name] * (image_name(name) not in shares)  # ais_bench of 2022 leaves sumary.json here
+            others += [name] * (image_name(name) not in shares)  # ais_bench of 2022 writes sumary.json here
             continue
         image, output = dump_of(name)
         if output not in ("0", "1") or not image:
@@ -166,7 +166,7 @@ def parse_dump(path: str):
 
 
 def read_dump(path: str):
-    """parse_dump; raises Failure also on NaN and infinite values."""
+    """Return parse_dump(path); raises Failure also on NaN and infinite values."""
     import numpy as np
 
     values = parse_dump(path)

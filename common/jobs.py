@@ -19,7 +19,7 @@ def workers(count: int, initializer):
         try:
             yield executor
         except BaseException:
-            # Python's own thread that looks after the workers fails where work was cancelled before they ended
+            # Python's own thread that manages the workers fails if work was cancelled before they ended
             threading.excepthook = lambda _: None
             for process in active_children():
                 process.kill()
@@ -27,14 +27,14 @@ def workers(count: int, initializer):
 
 
 def start_worker():
-    """In a worker process: it ends with its parent, whose business interrupts are."""
+    """Set up a worker process: it ends with its parent, which alone handles interrupts."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_parent():
-    """In a child process: let the kernel kill it when its parent ends, or it would go on alone."""
+    """Have the kernel kill this child process when its parent ends; it would run on otherwise."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,12 +1,12 @@
-"""The network's facts, each with its source: what a port of another network changes here.
+"""Facts about the network, each with its source. To port another network, start here.
 
-The module itself is common/xception.py; this one needs no torch.
+The module itself is common/xception.py; this file needs no torch.
 """
 NAME = "xception"
 INPUT, OUTPUT = "image", "class"  # names in the ONNX file, and so in the om
 OPSET = 11  # the only one that CANN 5.0.1 accepts
 NUM_CLASSES = 1000  # ImageNet
-BACKGROUND_CLASSES = NUM_CLASSES + 1  # with class 0 for "none of them", as in TensorFlow's models
+BACKGROUND_CLASSES = NUM_CLASSES + 1  # with class 0 for the background, as in TensorFlow's models
 
 # tstandley/Xception-PyTorch, xception.py
 SIDE = 299  # pixels, height and width of the input

@@ -1,4 +1,4 @@
-"""A finished work directory, read without trust: run.json, the answer to each image, class names, tensors, dumps.
+"""Read a finished, untrusted work directory: run.json, the predictions, class names, tensors, dumps.
 
 Imported only. Nothing is run and nothing is scored again.
 """
@@ -26,7 +26,7 @@ CHUNK = 512  # pairs of dumps that a process compares at a time
 
 
 def load_run(folder: Path, batch: str = "") -> SimpleNamespace:
-    """Return a finished run: folder, record (run.json), and for one batch size the answer to each image.
+    """Return a finished run: folder, record (run.json), and for one batch size the prediction for each image.
 
     images [N] names; labels, ranks (N,) int; own (N,) probability of the true class; top, chances (N, up to 5) class
     ids and probabilities, likeliest first; counts [up to 5] of top-1, top-2, ...; total, classes, reference.
@@ -53,7 +53,7 @@ def load_run(folder: Path, batch: str = "") -> SimpleNamespace:
     percents = [f"{round(100 * (count / run_.total), 2)}%" for count in run_.counts]
     if len(run_.images) != run_.total or percents != [result.get(f"Top{k} accuracy") for k in
                                                       range(1, len(percents) + 1)]:
-        raise Failure(f"{path}: not of the run of run.json; rerun run_all.sh")
+        raise Failure(f"{path}: from another run than run.json; rerun run_all.sh")
     if max(run_.top.max(), run_.labels.max()) >= run_.classes:
         raise Failure(f"{path}: a class beyond the {run_.classes} of run.json; rerun run_all.sh")
     return run_
@@ -63,7 +63,7 @@ def read_details(path: Path) -> tuple:
     """Return (images, labels, ranks, own, top, chances) of imagenet_acc_eval.py's --details, see load_run."""
     try:
         if size_of(path) > DETAILS_LIMIT:
-            raise Failure(f"{path}: too large for the answers to 2,000,000 images")
+            raise Failure(f"{path}: too large for 2,000,000 images")
     except FileNotFoundError as error:
         raise Failure(f"{path}: missing; rerun run_all.sh") from error
     with as_written(path), open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -77,7 +77,7 @@ def read_details(path: Path) -> tuple:
         ints = [np.array(column, dtype=np.int64) for column in (columns[1], columns[2], *columns[4::2])]
         floats = [np.array(column, dtype=np.float64) for column in (columns[3], *columns[5::2])]
         if any("/" in image for image in columns[0]):
-            raise ValueError("an image whose name is a path")
+            raise ValueError("an image name with a / in it")
         if any(column.min() < 0 for column in ints) or not all(0 <= column.min() <= column.max() <= 1
                                                               for column in floats):
             raise ValueError("an invalid class or probability")
@@ -85,7 +85,7 @@ def read_details(path: Path) -> tuple:
 
 
 def class_names(asked, folder, classes: int) -> list:
-    """Return the names of the classes: of file `asked`, else `folder`'s classes.txt, else ImageNet's, else "class 7".
+    """Return the class names: from file `asked`, else `folder`'s classes.txt, else ImageNet's, else "class 7".
 
     ImageNet's are for 1000 and 1001 classes, as torchvision has them; a classes.txt of ImageNet's synsets is skipped.
     """

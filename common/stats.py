@@ -1,4 +1,4 @@
-"""Ranks of classes, intervals and references of an accuracy. Imported only; pure functions."""
+"""Rank classes, and compute confidence intervals and references of an accuracy. Imported only; pure functions."""
 import math
 import re
 from fractions import Fraction
@@ -11,7 +11,7 @@ Z95 = 1.959963984540054  # standard normal quantile of 0.975, for a two-sided 95
 
 
 def rank(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the 1-based place (N,) of class `labels` (N,) in each row of `values` (N, num_classes), highest first.
+    """Return the 1-based rank (N,) of class `labels` (N,) in each row of `values` (N, num_classes), highest first.
 
     Of equal values the lower class id comes first.
     """
@@ -47,7 +47,7 @@ def wilson(count: int, total: int) -> tuple:
 def mcnemar(only_a: int, only_b: int) -> float:
     """Return the two-sided exact p of McNemar's test (Psychometrika 12 (1947), p. 153).
 
-    only_a and only_b: how many images only A, and only B, has right.
+    only_a and only_b: the number of images that only A, or only B, classifies correctly.
     """
     n, term, tail = only_a + only_b, 1, 0
     for i in range(min(only_a, only_b) + 1):
@@ -91,7 +91,7 @@ def percentages(text: str) -> dict:
 
 
 def reference_of(text: str, classes: int) -> dict:
-    """Return {k: percent}, the reference of a network of `classes`; the published one is of ImageNet's alone.
+    """Return {k: percent}, the reference for a network of `classes`; the published one is for ImageNet only.
 
     With fewer than five classes there is no top-5.
     """

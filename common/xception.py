@@ -27,11 +27,11 @@ class SeparableConv2d(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: one separable convolution per step of `channels`, halved in size when `stride` is 2.
+    """Residual block: one separable convolution per step of `channels`; `stride` 2 halves height and width.
 
-    `channels` runs from the input's to the output's count: [728, 728, 728, 728] is the
+    `channels` lists the counts from input to output: [728, 728, 728, 728] is the
     paper's middle block. The shortcut is a 1x1 convolution where size or count change,
-    the identity elsewhere.
+    otherwise the identity.
     """
 
     def __init__(self, channels: list, stride: int = 1, leading_relu: bool = True):
@@ -70,7 +70,7 @@ class Xception(nn.Module):
         self.block1 = Block([64, 128, 128], stride=2, leading_relu=False)  # 147 -> 74
         self.block2 = Block([128, 256, 256], stride=2)  # 74 -> 37
         self.block3 = Block([256, 728, 728], stride=2)  # 37 -> 19
-        for number in range(4, 12):  # the middle flow: eight equal blocks at 19 x 19
+        for number in range(4, 12):  # the middle flow: eight identical blocks at 19 x 19
             setattr(self, f"block{number}", Block([728, 728, 728, 728]))
         self.block12 = Block([728, 728, 1024], stride=2)  # 19 -> 10
         self.conv3 = SeparableConv2d(1024, 1536)
@@ -80,7 +80,7 @@ class Xception(nn.Module):
         self.fc = nn.Linear(2048, num_classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 (N, 3, 299, 299) -> (N, 2048), what the fc layer sees."""
+        """Return the fc layer's input: float32 (N, 3, 299, 299) -> (N, 2048)."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = torch.relu(self.bn2(self.conv2(x)))
         for number in range(1, 13):

@@ -1,4 +1,4 @@
-"""AIPP, the preprocessing on the chip: read the --insert_op_conf file, and put it in front of a host network.
+"""Read AIPP settings (preprocessing on the chip, --insert_op_conf), and prepend them to a host network.
 
 `parse` and `source_size` refuse what the real atc refuses, for both of its doubles (host/contract.py). The stand-in
 does static AIPP on RGB888_U8 images: channel swap, then (x - mean_chn - min_chn) * var_reci_chn for each channel, in
@@ -9,7 +9,7 @@ from pathlib import Path
 
 SIZE_LIMIT = 1 << 16  # bytes of a config; real ones have about 500
 HEAD = re.compile(r"(?:\s|#[^\n]*(?:\n|$))*aipp_op\s*:?\s*\{")
-BLANK = re.compile(r"(?:[\s,;]|#[^\n]*(?:\n|$))*")  # what may stand between two pairs
+BLANK = re.compile(r"(?:[\s,;]|#[^\n]*(?:\n|$))*")  # allowed between two pairs
 PAIR = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)\s*:\s*("[^"\n]*"|[^\s{}#:]+)')
 CHANNELS = range(3)
 
@@ -36,7 +36,7 @@ class AippError(Exception):
 
 
 def convert(key: str, text: str, kind: type):
-    """A value of type bool, int, float or str; raises AippError naming the key."""
+    """Return a value of type bool, int, float or str; raises AippError naming the key."""
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
@@ -49,7 +49,7 @@ def convert(key: str, text: str, kind: type):
 
 
 def read_pairs(text: str) -> dict:
-    """{key: value as text} of the one aipp_op block; raises AippError naming line and key."""
+    """Return {key: value as text} of the one aipp_op block; raises AippError naming line and key."""
     start = HEAD.match(text)
     if not start:
         raise AippError("it does not begin with aipp_op {")
@@ -66,7 +66,7 @@ def read_pairs(text: str) -> dict:
         if key not in SETTINGS and key not in REST and not UNUSED.fullmatch(key):
             raise AippError(f"line {line}: {key}: not a known key")
         if key in pairs:
-            raise AippError(f"line {line}: {key} comes twice")
+            raise AippError(f"line {line}: duplicate {key}")
         pairs[key] = pair.group(2).strip('"')
         position = pair.end()
     rest = re.sub(r"#[^\n]*", "", text[position + 1:]).strip()
@@ -94,7 +94,7 @@ def parse(text: str) -> dict:
             raise AippError(f"{key}: {settings[key]} is not between 0 and {limit}")
     for channel in CHANNELS:
         if settings[f"var_reci_chn_{channel}"] == 0:
-            raise AippError(f"var_reci_chn_{channel}: 0 leaves nothing of the image")
+            raise AippError(f"var_reci_chn_{channel}: 0 would blank the image")
     return settings
 
 
@@ -144,7 +144,7 @@ def load(path: str) -> dict:
 
 
 def apply(openvino, model, settings: dict):
-    """The model with a uint8 (N, H, W, 3) input and the settings' arithmetic in front; raises AippError.
+    """Return the model with a uint8 (N, H, W, 3) input and the settings' arithmetic in front; raises AippError.
 
     `model` is an openvino.Model with one static float32 (N, 3, H, W) input of source_size.
     """

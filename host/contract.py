@@ -1,17 +1,17 @@
-"""What atc of CANN 5.0.1 accepts and refuses: its flags, their legal values, its paths, its checks and its error codes.
+"""Check what atc of CANN 5.0.1 checks: flags, their values, paths and models, with its error codes.
 
-host/atc and the tests' fake atc (test/fake_cann/atc) both check with this module, in this order, so that what one
-refuses the other refuses, with the same code:
+host/atc and the tests' fake atc (test/fake_cann/atc) both call this module, in this order, so that they refuse the
+same inputs with the same codes:
 
     check_flags, check_shapes, check_input_path (--model), check_aipp, prepare_output, load_model, check_model,
     resolve_inputs, check_nodes
 
-Only these differences are intended; each belongs to the program that has it:
-    host/atc   --precision_mode_v2: the flag of a later CANN, for the bf16 preview of tools/compile_om.py
-    host/atc   opsets that later releases read as well (LATER_OPSETS)
-    host/atc   E19999 for what OpenVINO does not do here, E19005 and E19999 for a hostile ONNX file, E10052 for AIPP
-               beyond aipp.check_support
-    fake atc   E19999 for what it does not simulate
+Only these differences are intended:
+    host/atc   accepts --precision_mode_v2, the flag of a later CANN, for the bf16 preview of tools/compile_om.py
+    host/atc   accepts the opsets of later releases (LATER_OPSETS)
+    host/atc   returns E19999 for what OpenVINO does not support, E19005 and E19999 for a hostile ONNX file, E10052 for
+               AIPP beyond aipp.check_support
+    fake atc   returns E19999 for what it does not simulate
 
 Runs on the NPU host: Python 3.7, standard library only (load_model and check_model need onnx).
 """
@@ -57,7 +57,7 @@ DYNAMIC = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims")
 
 
 class AtcError(Exception):
-    """A refusal: `code` is the real tool's; the text, after it, is only close to the real one."""
+    """A refusal with the real tool's `code`; the text after it only resembles the real one."""
 
     def __init__(self, code: str, text: str):
         super().__init__(f"{code}: {text}")
@@ -72,7 +72,7 @@ def invalid(value, parameter: str, reason: str) -> AtcError:
 # --- flags ----------------------------------------------------------------------------------------------------------
 
 def check_flags(flags: dict):
-    """Raise AtcError for a value that is refused before any file is opened."""
+    """Raise AtcError for an invalid value, before any file is opened."""
     if flags["log"] not in LOG_LEVELS:
         raise AtcError("E10010", f"invalid value for --log:{flags['log']}, only support {', '.join(LOG_LEVELS)}")
     if flags["mode"] not in MODES:
@@ -130,7 +130,10 @@ def check_shapes(flags: dict) -> tuple:
 
 
 def parse_input_shape(text: str, dynamic=False) -> dict:
-    """'a:1,3,4,4;b:1,8' -> {'a': [1, 3, 4, 4], 'b': [1, 8]}; a name may contain ':'. Raises AtcError."""
+    """Parse --input_shape: 'a:1,3,4,4;b:1,8' -> {'a': [1, 3, 4, 4], 'b': [1, 8]}; a name may contain ':'.
+
+    Raises AtcError.
+    """
     shapes = {}
     for part in text.split(";"):
         name, colon, dims = part.rpartition(":")
@@ -141,7 +144,7 @@ def parse_input_shape(text: str, dynamic=False) -> dict:
 
 
 def parse_dimension(dim: str, text: str, dynamic=False) -> int:
-    """Return one dimension; which code a bad one gets depends on how far C++'s stol would read it."""
+    """Return one dimension; an invalid one gets the code that follows from C++'s stol."""
     if "." in dim:
         raise malformed(text, f"[{dim}] is not an integer")
     if not re.match("[+-]?[0-9]", dim):
@@ -157,13 +160,13 @@ def parse_dimension(dim: str, text: str, dynamic=False) -> int:
 
 
 def malformed(text: str, reason: str) -> AtcError:
-    """Return E10002, with the form that --input_shape has."""
+    """Return E10002, which states the format of --input_shape."""
     return AtcError("E10002", f"Value [{text}] for parameter [--input_shape] is invalid. Reason: {reason}. "
                               "The value must be formatted as [input_name1:n1,c1,h1,w1;input_name2:n2,c2,h2,w2].")
 
 
 def parse_batch_sizes(text: str, shapes: dict) -> list:
-    """'1,4,8' of --dynamic_batch_size -> [1, 4, 8]; --input_shape must have -1 as N, and only there."""
+    """Parse --dynamic_batch_size: '1,4,8' -> [1, 4, 8]; raises AtcError unless N, and only N, is -1 in the shapes."""
     if any(-1 in dims[1:] for dims in shapes.values()):
         raise AtcError("E10018", "Value [-1] for shape is invalid. When [--dynamic_batch_size] is included, "
                                  "only batch size N can be -1 in [--input_shape].")
@@ -182,14 +185,14 @@ def parse_batch_sizes(text: str, shapes: dict) -> list:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 def check_path(path: str, parameter: str):
-    """Raise AtcError if one character of `path` is not allowed."""
+    """Raise AtcError if `path` contains a character that is not allowed."""
     if not PATH_RULE.fullmatch(path):
         raise invalid(path, parameter, "only 'a-z' 'A-Z' '0-9' '-' '.' '_' '/' and chinese character are allowed in a "
                       "path")
 
 
 def check_input_path(path: str, parameter: str):
-    """Raise AtcError for a file that cannot be read. It is judged as resolved: any parent directory may spoil it."""
+    """Raise AtcError for an unreadable file, or a character that is not allowed in its resolved path."""
     if not os.path.isfile(path):
         raise AtcError("E19000", f"Path[{path}] is wrong: the file does not exist or cannot be read.")
     check_path(os.path.realpath(path), parameter)
@@ -238,7 +241,7 @@ def prepare_output(flags: dict):
 # --- the model ------------------------------------------------------------------------------------------------------
 
 def bad_model(path: str, reason: str) -> AtcError:
-    """Return E19005 for a file that is not the model it should be."""
+    """Return E19005 for a file that is not a valid model."""
     return AtcError("E19005", f"Parse file[{path}] failed: {reason}.")
 
 
@@ -284,8 +287,8 @@ def dims_of(value) -> list:
 def resolve_inputs(path: str, model, shapes: dict, dynamic=False) -> dict:
     """Return {input: dims} of the graph after --input_shape; raises AtcError.
 
-    The search for a remaining -1 comes before the search for unknown names, so a misspelt name on a graph
-    with a dynamic batch is reported as if --input_shape were missing.
+    A remaining -1 is reported before an unknown name, so a misspelt name on a graph with a dynamic batch is reported
+    as a missing --input_shape.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     graph = {value.name: dims_of(value) for value in model.graph.input if value.name not in weights}
@@ -303,12 +306,12 @@ def resolve_inputs(path: str, model, shapes: dict, dynamic=False) -> dict:
         if any(fixed != -1 and dim != fixed for dim, fixed in zip(dims, graph[name])):
             raise invalid(dims, name, f"the model has the fixed shape {graph[name]}")
     if not resolved or [] in resolved.values():
-        raise bad_model(path, "an input without a batch, or none")
+        raise bad_model(path, "it has no input, or one without a batch")
     return resolved
 
 
 def check_nodes(model, flags: dict, inputs: dict, settings: dict):
-    """Raise AtcError if --out_nodes, --input_fp16_nodes or the AIPP settings do not suit the model."""
+    """Raise AtcError if --out_nodes, --input_fp16_nodes or the AIPP settings do not fit the model."""
     outputs = {f"{node.name}:{i}" for node in model.graph.node if node.name
                for i in range(len(node.output))}
     for name in flags["out_nodes"].split(";") if flags["out_nodes"] else ():

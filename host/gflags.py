@@ -1,4 +1,4 @@
-"""The command lines of atc and benchmark, as gflags parses them: --name=value, --name value, one dash or two."""
+"""Parse the command lines of atc and benchmark as gflags does: --name=value, --name value, one dash or two."""
 import os
 import re
 import sys
@@ -7,7 +7,7 @@ from common import cli
 
 TRUE = {"1", "t", "true", "y", "yes"}
 FALSE = {"0", "f", "false", "n", "no"}
-OWN = {"debug": False, "quiet": False, "version": False}  # only the stand-ins have them, like every script
+OWN = {"debug": False, "quiet": False, "version": False}  # of the stand-ins only, as of every script here
 
 
 def parse_bool(name: str, text: str) -> bool:

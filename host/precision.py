@@ -1,15 +1,15 @@
-"""fp16 arithmetic on a CPU: what an Ascend chip computes in by default, for host/atc and precision.py.
+"""Emulate fp16 arithmetic, an Ascend chip's default, on a CPU: for host/atc and tools/precision.py.
 
-The chip keeps weights, tensors and every operator's result in fp16 and accumulates in float32. apply() gives a model
-the same places to round: after the input, in the constants and after each operator of the ONNX file. The rounding
-is made of float32 arithmetic, since OpenVINO removes pairs of conversions:
+The chip keeps weights, tensors and every operator's result in fp16 and accumulates in float32. apply() rounds a model
+in the same places: after the input, in the constants and after each operator of the ONNX file. It rounds by float32
+arithmetic, since OpenVINO removes pairs of conversions:
 
     normal numbers     T. J. Dekker, Numer. Math. 18 (1971), p. 224, splitting: c = (2^13 + 1) x; y = c - (c - x)
     below 2^-14        y = (x + 0.75) - 0.75: float32's step there is 2^-24, fp16's smallest number
-    65520 and more     infinity; what fp16 cannot hold, rounded, is 65520 and more
+    65520 and more     infinity, as fp16 rounds values from 65520
 
-Each is to nearest, ties to even, as numpy's float16 (test/test_precision.py compares the bits), but for the sign
-of zero.
+Each rounds to nearest, ties to even, as numpy's float16 does (test/test_precision.py compares the bits), except for
+the sign of zero.
 """
 import numpy as np
 
@@ -17,13 +17,13 @@ SPLITTER = np.float32(2**13 + 1)  # 24 bits of float32 less 11 of fp16
 SMALLEST_NORMAL = np.float32(2.0**-14)
 SUBNORMAL_SHIFT = np.float32(0.75)  # in [0.5, 1) float32's step is 2^-24
 TOO_LARGE = np.float32(65520)  # half way between the largest, 65504, and 65536
-# Operators whose results are values that they were given, so that there is nothing to round
+# Operators that only move values, so that there is nothing to round
 MOVING = {"Relu", "MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "VariadicSplit",
           "Slice", "StridedSlice", "Gather", "Pad", "Broadcast", "Maximum", "Minimum"}
 
 
 def rounded(openvino, value):
-    """Nodes that round `value`, an output of any shape, to fp16: their last output."""
+    """Append nodes that round `value`, an output of any shape, to fp16; return the last output."""
     op = openvino.opset13
     size = op.abs(value)
     split = op.multiply(value, SPLITTER)
@@ -36,15 +36,15 @@ def rounded(openvino, value):
 
 
 def round_constant(values: np.ndarray) -> np.ndarray:
-    """float32 values as fp16 has them, as float32 again; what is too large becomes infinite."""
+    """Return float32 values rounded to fp16, as float32; values beyond fp16's range become infinite."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).astype(np.float32)
 
 
 def results(model) -> list:
-    """[(name, output)] of the input and of each operator of the ONNX file, in order; float32 ones only.
+    """Return [(name, output)] of the input and of each operator of the ONNX file, in order; float32 ones only.
 
-    An operator that OpenVINO makes several nodes of, such as Conv with its bias, has its tensor's name on the last.
+    If OpenVINO makes several nodes of an operator, such as Conv with its bias, the last one has the tensor's name.
     """
     found = []
     for node in model.get_ordered_ops():
@@ -58,9 +58,9 @@ def results(model) -> list:
 
 
 def only_moves(output) -> bool:
-    """Whether an operator's result holds nothing but values of other results, which are rounded there.
+    """Return True if an operator only moves values of other results, which are rounded already.
 
-    OpenVINO may end an operator that computes, such as Gemm, with a node that moves: that one's input has no name.
+    OpenVINO may end an operator that computes, such as Gemm, with a node that moves; its input has no name then.
     """
     node = output.get_node()
     return node.get_type_name() in MOVING and all(
@@ -68,7 +68,7 @@ def only_moves(output) -> bool:
 
 
 def apply(openvino, model) -> list:
-    """Round the model's constants and results to fp16, in place; return results() as they are then."""
+    """Round the model's constants and results to fp16, in place; return the rounded results()."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type().to_string() == "f32":
             constant = openvino.opset13.constant(round_constant(node.data))

@@ -82,9 +82,9 @@ def run(*command, cwd, env=None, status=0, **options) -> subprocess.CompletedPro
         [os.fspath(word) for word in command], cwd=cwd, env={**os.environ, "PATH": path, **(env or {})},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options,
     )
-    told = f"{command}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    assert status is None or result.returncode == status, told
-    assert "Traceback (most recent call last):\n  File" not in result.stderr, told
+    message = f"{command}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    assert status is None or result.returncode == status, message
+    assert "Traceback (most recent call last):\n  File" not in result.stderr, message
     return result
 
 
@@ -169,3 +169,10 @@ def others(content, top=None):
             yield top
             content[key] = kept
         yield from others(kept, top)
+
+
+def fake_module(folder, name, text):
+    """Return an environment in which `import name` runs `text`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}

@@ -103,14 +103,14 @@ def test_arithmetic_and_channel_swap(small):
     for i, image in enumerate(images):
         image.tofile(small / f"p/t{i}.bin")
     benchmark(small)
-    normalised = (images[..., ::-1] - np.array([7, 21.5, 0])) * np.array([0.5, 1, 0.01])
+    normalized = (images[..., ::-1] - np.array([7, 21.5, 0])) * np.array([0.5, 1, 0.01])
     weight = np.random.default_rng(1).standard_normal((3, CLASSES)).astype("f4")  # the small network's
-    expected = normalised.mean((1, 2)) @ weight
+    expected = normalized.mean((1, 2)) @ weight
     found = np.stack([np.fromfile(small / f"result/dumpOutput_device0/t{i}_1.bin", "<f4") for i in range(5)])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_tensors_of_the_other_kind_are_told_which_is_which(small):
+def test_tensors_of_the_other_kind_are_reported_which_is_which(small):
     atc(small, with_config(small, MINIMAL % ""))
     line = benchmark(small, status=3).stderr
     assert "768 bytes are a float32 tensor; the om reads 192: 8x8x3 uint8, as it was compiled with AIPP" in line

@@ -95,7 +95,7 @@ def test_labels_are_read_as_the_run_reads_them(args, tmp_path):
     rows = [line.split() for line in (DATA / "val_label.txt").read_text().splitlines()]
     args.labels = tmp_path / "labels.csv"
     args.labels.write_text("".join(f"{name},n{int(label):08}\n" for name, label in rows))
-    with pytest.raises(Failure, match="labels.csv:1: n[0-9]{8}; give --synsets"):
+    with pytest.raises(Failure, match="labels.csv:1: n[0-9]{8}: a synset; pass its class id with --synsets"):
         check.check_data_set(args)
     args.synsets = tmp_path / "synsets.txt"
     args.synsets.write_text("".join(f"n{number:08}\n" for number in range(1000)))

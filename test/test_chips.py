@@ -49,8 +49,8 @@ def test_tables_of_npu_smi(table, expected, tmp_path):
 def test_first_healthy_chip(table, first, tmp_path):
     done = chips(tmp_path, table, "--first")
     assert done.stdout == first + "\n"
-    told = "device 0 (Ascend310P3) left out: its health is Alarm\n"
-    assert done.stderr == told * (table == "310P3-unhealthy")
+    message = "device 0 (Ascend310P3) left out: its health is Alarm\n"
+    assert done.stderr == message * (table == "310P3-unhealthy")
 
 
 ONE_CHIP = ("| 0       310       | OK              | 12.8              58                   |\n"
@@ -66,16 +66,16 @@ def test_one_chip_alone_is_read(tmp_path):
     assert done.stdout == "Ascend310 0\n"
 
 
-@pytest.mark.parametrize(("text", "status", "told"), [
+@pytest.mark.parametrize(("text", "status", "message"), [
     ("dcmi module initialize failed", 1, "npu-smi info failed (exit status 1): dcmi module initialize failed"),
     ("", 0, "lists no healthy chip"),
     (ONE_CHIP.replace("OK", "Warning"), 0, "lists no healthy chip"),
     (ONE_CHIP.replace("| 0                 5324", "| busy              5324"), 0, "table of unknown form"),
 ])
-def test_npu_smi_that_does_not_help(text, status, told, tmp_path):
-    assert told in with_npu_smi(tmp_path, text, status).stderr.splitlines()[-1]
+def test_npu_smi_that_does_not_help(text, status, message, tmp_path):
+    assert message in with_npu_smi(tmp_path, text, status).stderr.splitlines()[-1]
 
 
 def test_no_npu_smi(tmp_path):
     done = run(sys.executable, SUITE / "tools/chips.py", cwd=tmp_path, env={"PATH": str(tmp_path)}, status=4)
-    assert done.stderr == "chips.py: npu-smi: not found: no Ascend driver on this host\n"
+    assert done.stderr == "chips.py: npu-smi: not found; install the Ascend driver\n"

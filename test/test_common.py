@@ -79,7 +79,7 @@ def test_two_processes_that_write_one_file_keep_out_of_each_others_way(tmp_path)
 
 
 def test_of_many_writers_one_wins_and_the_file_is_whole(tmp_path):
-    """Each writes 200 times, or is told that another one is writing; half a file would be seen by the reader."""
+    """Each writes 200 times, or fails since another one is writing; the reader would see half a file."""
     code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
             "from common.cli import Failure; from common.files import write\n"
             "for _ in range(200):\n"
@@ -106,12 +106,12 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-@pytest.mark.parametrize(("number", "told"), [
-    (errno.ENOSPC, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\); free space and run again"),
-    (errno.EDQUOT, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\); free space and run again"),
+@pytest.mark.parametrize(("number", "message"), [
+    (errno.ENOSPC, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\); free space and rerun"),
+    (errno.EDQUOT, r"x: the disk is full \(needs 1,234 bytes, [0-9,]+ are free\); free space and rerun"),
 ])
-def test_a_full_disk_is_told_with_what_is_needed(number, told, tmp_path):
-    with pytest.raises(Failure, match=told) as failure, replacing(tmp_path / "x", 1234):
+def test_a_full_disk_is_reported_with_what_is_needed(number, message, tmp_path):
+    with pytest.raises(Failure, match=message) as failure, replacing(tmp_path / "x", 1234):
         raise OSError(number, os.strerror(number))
     assert failure.value.status == 4
 
@@ -125,7 +125,7 @@ def test_a_write_that_fails_names_its_file(tmp_path):
 
 # ---- locks
 
-def test_the_second_is_told_who_holds_it_and_a_kill_frees_it(tmp_path):
+def test_the_second_is_reported_who_holds_it_and_a_kill_frees_it(tmp_path):
     code = "lock = hold(Path('.lock'), 'the folder')\nprint('held', flush=True)\ntime.sleep(600)"
     script = tmp_path / "first.py"
     script.write_text(f"import time; from pathlib import Path; from common.files import *\n{code}\n")
@@ -191,7 +191,7 @@ def test_a_lock_file_that_holds_anything_is_no_trouble(tmp_path):
     assert python("hold(Path('.lock'), 'the folder')", tmp_path)[0] == 0
 
 
-def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_reported_once(tmp_path, monkeypatch, capsys):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     monkeypatch.setattr(fcntl, "flock", no_locks)
@@ -241,7 +241,7 @@ def test_lines_has_limits(tmp_path, monkeypatch):
 
 # ---- how a script ends
 
-@pytest.mark.parametrize(("code", "status", "told"), [
+@pytest.mark.parametrize(("code", "status", "message"), [
     ("raise Failure('x: wrong')", 3, "x: wrong"),
     ("raise Failure('x: two\\nlines')", 3, "x: two lines"),
     ("raise Failure('x: missing', 4)", 4, "x: missing"),
@@ -255,8 +255,8 @@ def test_lines_has_limits(tmp_path, monkeypatch):
     ("raise Failure('\\x1b[2J')", 3, "\\x1b[2J"),
     ("os.kill(os.getpid(), 2)\ntime.sleep(9)", 130, "interrupted"),
 ])
-def test_a_failure_is_one_line_and_a_status(code, status, told, tmp_path):
-    assert python(code, tmp_path) == (status, "", f"step.py: {told}\n")
+def test_a_failure_is_one_line_and_a_status(code, status, message, tmp_path):
+    assert python(code, tmp_path) == (status, "", f"step.py: {message}\n")
 
 
 def test_terminated(tmp_path):

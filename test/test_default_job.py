@@ -133,7 +133,7 @@ def test_a_second_run_reuses_everything(default_job, tmp_path):
     accuracy = (work / "result_bs1.json").read_bytes()
     again = run("bash", SUITE / "run_all.sh", "--workdir", work, cwd=tmp_path)
     assert "45 tensors in prep_dataset (0 made, 45 kept)" in again.stdout
-    assert "demo.pth.tar: made before from the same photos, kept" in again.stdout
+    assert "demo.pth.tar: up to date with the photos" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (work / "result_bs1.json").read_bytes() == accuracy
 
@@ -146,13 +146,13 @@ def test_fp16_is_what_an_emulation_in_pytorch_gives(default_job, tmp_path):
     (tmp_path / "prep_dataset").symlink_to(work / "prep_dataset")
     logits = {}
     for mode in ("force_fp16", "must_keep_origin_dtype"):
-        said = run(SUITE / "host/atc", "--framework=5", f"--model={work}/xception.onnx", f"--output={mode}",
+        compiled = run(SUITE / "host/atc", "--framework=5", f"--model={work}/xception.onnx", f"--output={mode}",
                    "--input_shape=image:1,3,299,299", "--soc_version=Ascend310", f"--precision_mode={mode}",
                    cwd=tmp_path).stdout
-        assert ("fp16, emulated, for the CPU" in said) == (mode == "force_fp16")
-        told = run(SUITE / "host/benchmark", "-batch_size=1", f"-om_path={mode}.om", "-output_binary",
+        assert ("fp16, emulated, for the CPU" in compiled) == (mode == "force_fp16")
+        printed = run(SUITE / "host/benchmark", "-batch_size=1", f"-om_path={mode}.om", "-output_binary",
                    f"-input_text_path={work}/xception.info", cwd=tmp_path).stdout
-        assert (", fp16, emulated, " in told) == (mode == "force_fp16")
+        assert (", fp16, emulated, " in printed) == (mode == "force_fp16")
         dumps = sorted((tmp_path / "result/dumpOutput_device0").iterdir())
         logits[mode] = np.stack([np.fromfile(path, "<f4") for path in dumps])
     state = torch.load(work / "demo.pth.tar", weights_only=True)["state_dict"]
@@ -191,7 +191,7 @@ def test_a_mutation_makes_the_job_fail(name, old, new, default_job, tmp_path):
     assert float(top1(copy / "work").rstrip("%")) < 50 < float(top1(default_job[1]).rstrip("%"))
 
 
-def test_labels_that_do_not_belong_to_the_weights_are_told(default_job, tmp_path):
+def test_labels_that_do_not_belong_to_the_weights_are_reported(default_job, tmp_path):
     (tmp_path / "val").symlink_to(DATA / "val")
     rows = [line.split() for line in (DATA / "val_label.txt").read_text().splitlines()]
     (tmp_path / "val_label.txt").write_text("".join(f"{name} {int(label) + 1}\n" for name, label in rows))
@@ -263,8 +263,8 @@ def test_docs_commands_run_as_printed(page, after_readme):
     (variables,) = [block for block in blocks("README.md", "bash") if block.startswith("weights=")]
     result = run_commands("".join([variables, "source env.sh\n", *blocks(f"docs/{page}", "bash")]), copy)
     if page == "formats.md":
-        difference = re.search("^beside result/dumpOutput_bs1: same top-5 on 45 of 45 images; largest difference "
-                               r"(\S+) ", result.stdout, re.MULTILINE)
+        difference = re.search("^compared with result/dumpOutput_bs1: same top-5 on 45 of 45 images; largest "
+                               r"difference (\S+) ", result.stdout, re.MULTILINE)
         assert 0 < float(difference.group(1)) < 1e-5  # float32 arithmetic, in two orders
         assert "ave_throughputRate" in result.stdout
         assert "agrees with result_bs1.json" in result.stdout

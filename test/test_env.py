@@ -172,7 +172,7 @@ def test_cann_5_0_1(place, source, where, options):
     assert err == f"env.sh: CANN from {latest} (5.0.1 layout)\n"
 
 
-def test_a_set_env_without_atc_is_told(place, source):
+def test_a_set_env_without_atc_is_reported(place, source):
     add_set_env(place.cann)
     (place.cann / "bin/atc").unlink()
     _, variables, err = source()

@@ -358,7 +358,7 @@ def last_line(done) -> str:
     return (done.err or done.out).splitlines()[-1]
 
 
-FULL = r"(\./)?{}: the disk is full \(needs [0-9,]+ bytes, [0-9,]+ are free\); free space and run again"
+FULL = r"(\./)?{}: the disk is full \(needs [0-9,]+ bytes, [0-9,]+ are free\); free space and rerun"
 
 
 @pytest.mark.parametrize(("stage", "target", "room"), [
@@ -393,7 +393,7 @@ def test_preprocessing_refuses_at_once_what_cannot_fit(inputs, small_disk, undis
 
 
 def test_a_disk_that_fills_up_during_preprocessing(inputs, small_disk, undisturbed):
-    """There is room for the bytes, but not for so many files, which cannot be told beforehand."""
+    """The bytes fit, but not so many files, which cannot be checked beforehand."""
     folder = place(inputs, small_disk(100 << 20, ",nr_inodes=40") / "place")
     done = finish(PREPROCESS, folder, status=4)
     assert re.fullmatch("img_preprocess.py: " + FULL.format(r"prep_dataset/\w+\.bin").replace(r"\./", ""),
@@ -406,18 +406,18 @@ def test_a_disk_that_fills_up_during_preprocessing(inputs, small_disk, undisturb
     assert content(folder, "prep_dataset/*.bin") == undisturbed("img_preprocess")[1]
 
 
-@pytest.mark.parametrize(("room", "told"), [
+@pytest.mark.parametrize(("room", "message"), [
     (0, r"run_all\.sh: .*/work/\.lock: cannot be written \(No space left on device\)"),
     (20 << 20, r"img_preprocess.py: prep_dataset: 45 tensors need"),
     (48_700_000, r"the disk is full|the disk of result is full"),
 ])
-def test_run_all_sh_on_a_full_disk(room, told, inputs, small_disk, whole_run):
+def test_run_all_sh_on_a_full_disk(room, message, inputs, small_disk, whole_run):
     folder = place(inputs, small_disk(1 << 30) / "place")
     free = os.statvfs(folder)
     with open(folder.parent / "filler", "wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - room)
     done = finish(RUN_ALL, folder, status=4)
-    assert re.search(told, done.err), done.err
+    assert re.search(message, done.err), done.err
     assert done.err.splitlines()[-1].startswith("run_all.sh: ")
     (folder.parent / "filler").unlink()
     finish(RUN_ALL, folder, status=1)
@@ -432,7 +432,7 @@ def test_infer_on_a_full_disk(inputs, small_disk, undisturbed):
     assert last_line(done) in (  # the first that fails is the tool, or the log of what it said
         "infer.py: inference failed on device 0, 1 (see above); finished dumps are kept, rerun to resume; the disk of "
         "result is full, free space first",
-        *(f"infer.py: result/host_bs1_device{device}.log: the disk is full (0 are free); free space and run again"
+        *(f"infer.py: result/host_bs1_device{device}.log: the disk is full (0 are free); free space and rerun"
           for device in (0, 1)))
     kept = len(content(folder, "result/out/*_1.txt", "result/dumpOutput_device*/*_1.txt"))
     small_disk(10 << 20)

@@ -201,10 +201,10 @@ def test_white_space(info, tmp_path, kind, words):
 
     fill(tmp_path / "my data", f"a.{kind}")
     assert refusal(info, tmp_path, kind, "my data", "x.info", *words) == (
-        "'my data': white space in the path, where the benchmark would cut it; rename the folder")
+        "'my data': white space in the path, at which the benchmark splits it; rename the folder")
     fill(tmp_path / "prep", f"a\tb.{kind}")
     assert refusal(info, tmp_path, kind, "prep", "x.info", *words) == (
-        f"'prep/a\\tb.{kind}': white space in the name, where the benchmark would cut it; rename the file")
+        f"'prep/a\\tb.{kind}': white space in the name, at which the benchmark splits it; rename the file")
 
 
 def test_an_absolute_path_with_white_space(info, tmp_path):
@@ -224,7 +224,7 @@ def test_two_names_equal_up_to_the_first_dot(info, tmp_path, kind, first, second
         make_jpegs(tmp_path / "d", {first: (5, 4), second: (5, 4)})
     words = ("5", "4") if kind == "bin" else ()
     assert refusal(info, tmp_path, kind, "d", "x.info", *words) == (
-        f"d: {first} and {second} are one name up to the first dot; rename one")
+        f"d: {first} and {second} have the same name up to the first dot; rename one")
 
 
 @pytest.mark.parametrize("entries, message", [

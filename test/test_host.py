@@ -237,16 +237,16 @@ def test_every_sample_once_whatever_the_cores(cores, small):
         np.testing.assert_allclose(np.fromfile(dumps / f"u{i}_1.bin", "<f4"), logits[i % 5], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("0 ./p/t0.bin 8 8\n0 ./p/t1.bin 8 8\n", "m.info:2"),
     ("0 ./p/t0.bin 8\n", "m.info:1"),
     ("x ./p/t0.bin 8 8\n", "m.info:1"),
     ("", "no sample"),
 ])
-def test_bad_info_file(text, told, small):
+def test_bad_info_file(text, message, small):
     atc(small)
     (small / "m.info").write_text(text)
-    assert told in refused(benchmark(small, status=3))
+    assert message in refused(benchmark(small, status=3))
 
 
 def test_missing_tensor_is_named(small):
@@ -255,7 +255,7 @@ def test_missing_tensor_is_named(small):
     assert "./p/t1.bin: No such file" in refused(benchmark(small, status=4))
 
 
-@pytest.mark.parametrize(("flag", "status", "told"), [
+@pytest.mark.parametrize(("flag", "status", "message"), [
     ("-surplus=1", 1, "ERROR: unknown command line flag 'surplus'"),
     ("-batch_size=x", 1, "illegal value 'x' specified for int32 flag 'batch_size'"),
     ("-output_binary=perhaps", 1, "illegal value 'perhaps' specified for bool flag 'output_binary'"),
@@ -264,9 +264,9 @@ def test_missing_tensor_is_named(small):
     ("-batch_size=0", 2, "invalid batch size"),
     ("-om_path=none.om", 4, "none.om: No such file"),
 ])
-def test_bad_command_line(flag, status, told, small):
+def test_bad_command_line(flag, status, message, small):
     atc(small)
-    assert told in refused(benchmark(small, flag, status=status))
+    assert message in refused(benchmark(small, flag, status=status))
 
 
 def test_neither_info_nor_round(small):
@@ -326,10 +326,10 @@ def test_om_header(small):
 def test_om_py_describes_and_checks(small):
     atc(small)
     tool = SUITE / "host/om.py"
-    assert "m.om: whole host om, batch 1, f32" in run(sys.executable, tool, "m.om", cwd=small).stdout
+    assert "m.om: complete host om, batch 1, f32" in run(sys.executable, tool, "m.om", cwd=small).stdout
     ascend = b"IMOD" + struct.pack("<I68xI", 256, 500) + b"\0" * (256 - 80 + 500)
     (small / "a.om").write_bytes(ascend)
-    assert "whole om for an Ascend chip" in run(sys.executable, tool, "a.om", cwd=small).stdout
+    assert "complete om for an Ascend chip" in run(sys.executable, tool, "a.om", cwd=small).stdout
     (small / "a.om").write_bytes(ascend[:-1])
     assert "cut short" in run(sys.executable, tool, "a.om", cwd=small, status=3).stderr
     assert "No such file" in run(sys.executable, tool, "none.om", cwd=small, status=4).stderr
@@ -438,6 +438,11 @@ def test_gflags_parse(words, expected):
 def test_gflags_errors(words, messages):
     with pytest.raises(SystemExit, match=f"^{re.escape(messages)}$"):
         gflags.parse(words, DEFAULTS)
+
+
+def test_importing_om_leaves_the_module_path_alone(tmp_path):
+    code = "import sys; before = list(sys.path); from host import om; assert sys.path == before, sys.path"
+    run(sys.executable, "-c", code, cwd=tmp_path, env={"PYTHONPATH": str(SUITE)})
 
 
 def test_header_length_is_bounded(tmp_path):

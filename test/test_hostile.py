@@ -315,7 +315,7 @@ LOCATIONS = [("initializer", location) for location in (
 MODELS = {  # name: (function that returns the model, start of the error line, text in it)
     **{f"weights from {str(location)[:20]!a}, {place}": (
         lambda place=place, location=location: PLACES[place](elsewhere(location)),
-        "E19005", "it takes weights from [") for place, location in LOCATIONS},
+        "E19005", "its weights are in [") for place, location in LOCATIONS},
     "28 nested branches": (lambda: in_branches(numpy_helper.from_array(np.ones((3, CLASSES), "f4")), 28),
                            "E19005", "more than 8 graphs"),
     "no nodes": (lambda: edited(lambda model: model.graph.ClearField("node"), 25), "E19005", "empty"),

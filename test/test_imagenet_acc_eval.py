@@ -306,8 +306,8 @@ def test_fewer_than_five_classes(score, write, refusal, tmp_path, classes):
     out = score()[0]
     assert len(out.splitlines()) == classes
     assert (tmp_path / "result.json").read_bytes() == golden(2, classes, "50.0", *["100.0"] * (classes - 1))
-    told = score("--reference=50.5,90")[0].splitlines()[classes]  # there is no top-5 to hold
-    assert told == "PASSED: top-1 is 0.500 points below the reference; a drop of less than 1.0 is allowed"
+    message = score("--reference=50.5,90")[0].splitlines()[classes]  # there is no top-5 to hold
+    assert message == "PASSED: top-1 is 0.500 points below the reference; a drop of less than 1.0 is allowed"
     score("--reference=51,100", status=1)
 
 
@@ -320,7 +320,7 @@ def test_the_published_figures_are_of_imagenets_classes(score, write, classes):
     if classes in (1000, 1001):
         assert verdict.startswith("FAILED: top-1 is 78.892 points below the reference, top-5 is 5.708 points above")
     else:
-        assert verdict == ("NOT COMPARED with the published 78.892 / 94.292, which are of ImageNet's 1000 classes: "
+        assert verdict == ("NOT COMPARED with the published 78.892 / 94.292, which are for ImageNet's 1000 classes: "
                            f"this network has {classes}; pass its own with --reference")
         assert "reference  " not in out
 
@@ -371,7 +371,7 @@ def test_damaged_dumps(refusal, write, ten, tmp_path, suffix, data, message):
 @pytest.mark.parametrize("data, count", [(b"\n", 0), (b"5.0 \n", 1)])
 def test_a_first_dump_that_is_no_classification(refusal, write, ten, data, count):
     write({"img_0": data})
-    assert refusal() == f"dumps/img_0_1.txt: {count} values, which is no classification"
+    assert refusal() == f"dumps/img_0_1.txt: {count} values; a classifier has at least 2"
 
 
 def test_a_blank_dump_is_refused(refusal, write, ten):
@@ -506,7 +506,7 @@ def test_a_bad_line_of_labels(refusal, write, tmp_path, line):
 def test_an_image_that_comes_twice(refusal, write, tmp_path, line):
     write({"a": with_rank(1, 1)})
     (tmp_path / "val_label.txt").write_text(f"a.JPEG 1\n{line}\n")
-    assert refusal() == "val_label.txt:2: a comes twice"
+    assert refusal() == "val_label.txt:2: a appears twice"
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \n\t\n"])
@@ -684,7 +684,7 @@ def test_top_5_alone_fails_the_gate(score, ten):
     (("--reference=a,b",), "argument --reference: invalid reference value: 'a,b'"),
     (("--reference=nan,nan",), "argument --reference: invalid reference value: 'nan,nan'"),
     (("--reference=1/0,78",), "argument --reference: invalid reference value: '1/0,78'"),
-    (("--max-drop=1",), "--max-drop needs --reference, to drop from"),
+    (("--max-drop=1",), "--max-drop needs --reference"),
     (("--reference=30,80", "--max-drop=1/0"), "argument --max-drop: invalid points value: '1/0'"),
     (("--reference=30,80", "--max-drop=-1"), "argument --max-drop: invalid points value: '-1'"),
     (("--reference=30,80", "--max-drop=one"), "argument --max-drop: invalid points value: 'one'"),
@@ -762,7 +762,7 @@ def test_not_a_result_file(refusal, ten, tmp_path, text):
 def test_a_result_of_other_images(refusal, ten, tmp_path, old, new):
     assert old in TEN.decode()
     assert refusal(earlier(tmp_path, TEN.decode().replace(old, new))) == (
-        "other.json: a result of another number of images or classes")
+        "other.json: has another number of images or classes")
 
 
 def test_no_other_result(refusal, ten):
@@ -788,7 +788,7 @@ def other(ten, tmp_path):
 
 def test_the_same_values_in_another_run(score, other):
     assert score("--beside=other")[0].splitlines()[-1] == (
-        "beside other: same top-5 on 10 of 10 images; largest difference 0.0e+00 of the largest value")
+        "compared with other: same top-5 on 10 of 10 images; largest difference 0.0e+00 of the largest value")
 
 
 def test_values_that_differ(score, ten, other):
@@ -798,7 +798,7 @@ def test_values_that_differ(score, ten, other):
         values[np.argsort(-values)[place - 1]] += change
         (other / f"{name}_0.bin").write_bytes(binary(values))
     assert score("--beside=other")[0].splitlines()[-1] == (
-        "beside other: same top-5 on 10 of 10 images; largest difference 2.0e-01 of the largest value")
+        "compared with other: same top-5 on 10 of 10 images; largest difference 2.0e-01 of the largest value")
 
 
 def test_images_whose_top_5_changes_are_named(score, ten, other):
@@ -815,7 +815,7 @@ def test_another_run_that_cannot_be_compared(refusal, ten, other):
     assert refusal("--beside=other") == (
         "other/img_4_0.bin: 8 values, but dumps/img_4_1.txt has 7; of another model")
     (other / "img_4_0.bin").unlink()
-    assert refusal("--beside=other") == "other: not of the same images: img_4 on one side only"
+    assert refusal("--beside=other") == "other: has other images: img_4 on one side only"
     assert refusal("--beside=none", status=4) == "none: No such file or directory"
 
 
@@ -829,7 +829,7 @@ WRONG = {  # what is wrong with the labels: (how, what is said)
                                           "the network from 0"),
     "a line up": (lambda own: np.roll(own, 1), "with each image given the next one's label it would be"),
     "a line down": (lambda own: np.roll(own, -1), "with each image given the previous one's label it would be"),
-    "another class order": (lambda own: (7 * own + 3) % CLASSES, "with the classes put in another order it would be"),
+    "another class order": (lambda own: (7 * own + 3) % CLASSES, "with the classes reordered it would be"),
 }
 
 
@@ -855,11 +855,11 @@ def test_good_answers_raise_no_doubt(many, score):
 
 @pytest.mark.parametrize("wrong", [wrong for wrong in WRONG if wrong != "one too high"])
 def test_labels_that_belong_to_something_else_are_named(wrong, many, score):
-    change, told = WRONG[wrong]
+    change, message = WRONG[wrong]
     many(change)
     lines = score()[0].splitlines()
     assert lines[5] == "top-1 is at chance level (5 %); check labels, preprocessing and weights"
-    assert lines[6].startswith(told)
+    assert lines[6].startswith(message)
     assert len(lines) == 7
 
 
@@ -872,8 +872,8 @@ def test_labels_that_count_from_one_are_named(many, score, write, tmp_path):
         if line.endswith(f" {CLASSES}"):
             (tmp_path / f"dumps/{line.split('.')[0]}_1.txt").unlink()
     path.write_text("".join(f"{line}\n" for line in lines if not line.endswith(f" {CLASSES}")))
-    told = score()[0].splitlines()[6]
-    assert re.sub(r"\d\d\.\d\d", "90.00", told) == WRONG["one too high"][1]
+    message = score()[0].splitlines()[6]
+    assert re.sub(r"\d\d\.\d\d", "90.00", message) == WRONG["one too high"][1]
 
 
 @pytest.mark.parametrize("constant", [True, False])
@@ -923,7 +923,7 @@ def test_dumps_of_a_run_that_did_not_finish(record, score, ten, tmp_path):
     (tmp_path / record).write_text('{"complete": false}')
     err = score(status=3)[1]
     assert err == (f"imagenet_acc_eval.py: {tmp_path}/{record}: infer.py did not finish these dumps; rerun it, or "
-                   "score what is there with --allow-missing\n")
+                   "pass --allow-missing to score the partial run\n")
     score("--allow-missing")
     (tmp_path / record).write_text('{"complete": true}')
     score()

@@ -11,7 +11,7 @@ import sys
 
 import img_preprocess
 from common import cli
-from conftest import SUITE, run
+from conftest import SUITE, fake_module, run
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ def reference(path, resize=333, crop=299, interpolation="bilinear"):
 
 def tensor(path, **changes):
     """The tensor that img_preprocess makes of an image, as bits."""
-    result = img_preprocess.normalise(img_preprocess.load_crop(path, recipe(**changes)))
+    result = img_preprocess.normalize(img_preprocess.load_crop(path, recipe(**changes)))
     assert (result.dtype, result.flags.c_contiguous) == (np.dtype("<f4"), True)
     return result.view(np.uint32)
 
@@ -124,13 +124,6 @@ def images(tmp_path):
     for seed, name in enumerate(("a.JPEG", "b.png", "c.JPEG")):
         save(tmp_path / "src" / name, seed=seed)
     return tmp_path / "src"
-
-
-def fake_module(folder, name, text):
-    """Environment in which `import name` runs `text`."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.py").write_text(text)
-    return {"PYTHONPATH": str(folder)}
 
 
 # ---- some of the images
@@ -298,14 +291,14 @@ def every_byte():
     return np.stack([values, values[::-1], np.roll(values, 77)], axis=-1).reshape(16, 16, 3)
 
 
-def test_normalise_every_byte(monkeypatch):
+def test_normalize_every_byte(monkeypatch):
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     expected = transform(Image.fromarray(every_byte())).numpy()
     assert (expected.min(), expected.max()) == (-1, 1)
     assert img_preprocess.fast_lookup() is cv2.LUT
-    np.testing.assert_array_equal(img_preprocess.normalise(every_byte()).view("u4"), expected.view("u4"), strict=True)
+    np.testing.assert_array_equal(img_preprocess.normalize(every_byte()).view("u4"), expected.view("u4"), strict=True)
     monkeypatch.setattr(img_preprocess, "fast_lookup", lambda: None)
-    np.testing.assert_array_equal(img_preprocess.normalise(every_byte()).view("u4"), expected.view("u4"), strict=True)
+    np.testing.assert_array_equal(img_preprocess.normalize(every_byte()).view("u4"), expected.view("u4"), strict=True)
 
 
 @pytest.mark.parametrize("name", ODD_PHOTOS)
@@ -317,11 +310,11 @@ def test_numpy_gives_the_bits_of_opencv(monkeypatch, prepared_photos, name):
 
 # ---- what is imported
 
-def test_without_opencv_the_same_files_and_a_word(tmp_path, prepared_photos):
+def test_without_opencv_the_same_files_and_a_message(tmp_path, prepared_photos):
     env = fake_module(tmp_path / "fake", "cv2", "raise ImportError('libGL.so.1: cannot open shared object file')")
     result = run(sys.executable, SCRIPT, PHOTOS, "out", cwd=tmp_path, env=env)
-    assert result.stderr == ("OpenCV cannot be imported (is libGL missing?): Pillow and numpy make the same bits, "
-                             "a little slower\n")
+    assert result.stderr == ("OpenCV cannot be imported (is libGL missing?); numpy is used instead: same result, "
+                             "slightly slower\n")
     assert content(tmp_path / "out") == content(prepared_photos)
 
 
@@ -675,7 +668,7 @@ def LUT(planes, table):
     if calls == 21:
         {}
     if calls > 20:
-        raise RuntimeError("not to be told: the parent is gone")
+        raise RuntimeError("not to be printed: the parent is gone")
     return table.take(planes)
 """
 

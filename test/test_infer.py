@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import engines
 import summary
-from conftest import SUITE, run
+from conftest import SUITE, fake_module, run
 
 import pytest
 
@@ -22,7 +22,8 @@ SAMPLES = 10
 BINARY = engines.BINARY
 
 # A benchmark that does what a test asks for: DIE="2:3" kills itself on device 2 after 3 dumps, leaving half of the
-# next; TOGETHER=4 waits until four of it have started; SILENT leaves out the perf file; HANG sleeps after a dump.
+# next; TOGETHER=4 waits until four of it have started; SILENT leaves out the perf file; HANG sleeps after a dump;
+# RATE=50 is device 0's rate, instead of 100.
 TOOL = f"""#!{sys.executable}
 import os, pathlib, signal, time
 flags = dict(word.lstrip("-").split("=", 1) for word in os.sys.argv[1:])
@@ -56,7 +57,7 @@ for done, line in enumerate(lines):
     if "HANG" in os.environ:
         time.sleep(600)
 if "SILENT" not in os.environ:
-    rate = 100 + int(device)
+    rate = int(os.environ.get("RATE", 100)) + int(device)
     (result / f"perf_vision_batchsize_{{flags['batch_size']}}_device_{{device}}.txt").write_text(
         f"[e2e] throughputRate: 50.5, latency: 1e+06\\n[infer] throughputRate: 9, Interface throughputRate: {{rate}}, "
         "moduleLatency: 1\\n[post] throughputRate: 2, moduleLatency: 8\\n")
@@ -135,6 +136,42 @@ def test_a_failing_chip_lets_the_others_finish_and_a_rerun_does_what_is_missing(
     assert go(folder, "--device_ids=0,1,2").calls == []
 
 
+def test_a_resumed_batchs_rate_covers_all_pieces_or_is_marked_partial(folder):
+    """Device 0: 5 images at 100 images/s, then 2 at 50; device 1: 2 that no rate covers, then 1 at 51."""
+    go(folder, "--device_ids=0,1", status=4, env={"DIE": "1:2"})
+    go(folder, "--device_ids=0,1", env={"RATE": "50"})
+    rates = record(folder)["rates"]
+    assert {device: rate["images"] for device, rate in rates.items()} == {"0": 7, "1": 1}
+    assert rates["0"]["interface"] == pytest.approx(7 / (5 / 100 + 2 / 50))
+    assert rates["1"]["interface"] == 51
+    table = run(sys.executable, SUMMARY, "table", "result/out.json", cwd=folder).stdout
+    assert "batch 1: partial: the rate does not cover 2 of 10 images, whose process was killed\n" in table
+
+
+def test_a_killed_single_devices_rate_is_marked_partial(folder):
+    go(folder, status=4, env={"DIE": "0:4"})
+    go(folder)
+    assert record(folder)["rates"]["0"]["images"] == 6
+    table = run(sys.executable, SUMMARY, "table", "result/out.json", cwd=folder).stdout
+    assert "batch 1: partial: the rate does not cover 4 of 10 images, whose process was killed\n" in table
+
+
+def test_each_dump_is_read_once_however_many_devices_run(folder, tmp_path_factory):
+    """Python's audit hook sees every file that is opened."""
+    env = fake_module(tmp_path_factory.mktemp("fake"), "sitecustomize", """
+import os, sys
+log = os.open("opened", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+sys.addaudithook(lambda event, words: event == "open" and str(words[0]).endswith("_1.txt") and os.write(
+    log, f"{words[0]}\\n".encode()))
+""")
+    go(folder, "--device_ids=0,1")
+    for name in list(EXPECTED)[:4]:
+        (folder / "result/out" / name).unlink()
+    assert "(4 made, 6 kept)" in go(folder, "--device_ids=0,1,2,3", env=env).out
+    opened = [path for path in (folder / "opened").read_text().split() if path.startswith("result/out/")]
+    assert sorted(opened) == sorted(f"result/out/{name}" for name in list(EXPECTED)[4:])
+
+
 def test_a_killed_run_goes_on_where_it_stopped(folder):
     process = subprocess.Popen([sys.executable, INFER, "m.om", "result/out", "--info=./m.info"],
                                cwd=folder, env={**os.environ, "HANG": "1"}, stdout=subprocess.DEVNULL,
@@ -163,7 +200,7 @@ def test_a_tool_that_is_stuck_is_ended_and_its_whole_dumps_kept(folder):
     assert "(9 made, 1 kept)" in go(folder).out
 
 
-def test_what_the_tool_said_of_an_error_is_told(folder):
+def test_what_the_tool_said_of_an_error_is_reported(folder):
     """The real binary prints it, drops a batch, and ends with status 0."""
     (folder / BINARY).write_text(f"#!{sys.executable}\nprint('[ERROR][Inference] input data size is wrong!')\n")
     err = go(folder, status=4).err
@@ -248,8 +285,8 @@ def test_which_tool(folder, tmp_path_factory):
 def test_a_binary_that_was_not_made_executable(folder):
     (folder / BINARY).chmod(0o644)
     which = [sys.executable, INFER, "--which"]
-    told = f"infer.py: {BINARY}: not executable; chmod +x {BINARY}\n"
-    assert run(*which, cwd=folder, status=4).stderr == told
+    message = f"infer.py: {BINARY}: not executable; chmod +x {BINARY}\n"
+    assert run(*which, cwd=folder, status=4).stderr == message
     assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
 
 
@@ -337,7 +374,7 @@ def test_shares_of_two_oms_are_not_added_up(tmp_path):
         (tmp_path / name).rename(tmp_path / f"{share}.json")
         names.append(f"{share}.json")
     refused = run(sys.executable, SUMMARY, "table", *names, cwd=tmp_path, status=3)
-    assert "share1of2.json: of another om than share0of2.json" in refused.stderr
+    assert "share1of2.json: made with another om than share0of2.json" in refused.stderr
 
 
 def test_a_busy_chip_is_warned_about_before_it_is_timed(folder):

@@ -67,20 +67,21 @@ def test_imagenets_ground_truth(synsets, maps):
     assert [int(label) for _, label in rows] == [place[number] for number in numbers]
 
 
-@pytest.mark.parametrize(("count", "words", "told"), [
-    (50_000, (), "source: ImageNet's ground truth, in the development kit's own order of classes; give --synsets"),
-    (50_000, ("--synsets=LOC_synset_mapping.txt",), "own order of classes; give --synsets meta.mat or map_clsloc.txt"),
+@pytest.mark.parametrize(("count", "words", "message"), [
+    (50_000, (), "source: ImageNet's ground truth, in the development kit's order of classes; pass --synsets"),
+    (50_000, ("--synsets=LOC_synset_mapping.txt",),
+     "order of classes; pass --synsets with the kit's meta.mat or map_clsloc.txt"),
     (49_999, ("--synsets=map_clsloc.txt",), "source: 49999 numbers; ImageNet's ground-truth file has 50000"),
 ])
-def test_ground_truth_that_cannot_be_read(count, words, told, maps):
+def test_ground_truth_that_cannot_be_read(count, words, message, maps):
     (maps / "source").write_text("7\n" * count)
-    assert told in make(maps, *words, status=3)
+    assert message in make(maps, *words, status=3)
 
 
 def test_ground_truth_that_counts_from_0(maps):
     (maps / "source").write_text("7\n" * 49_999 + "0\n")
     assert make(maps, "--synsets=map_clsloc.txt", status=3) == (
-        "source:50000: 0 is no class of --synsets (1 to 1000)\n")
+        "source:50000: 0 is not a class of --synsets (1 to 1000)\n")
 
 
 def folders(folder, images):
@@ -106,7 +107,7 @@ def test_some_of_imagenets_synsets_get_their_ids(maps):
     folders(maps, {SYNSETS[217]: ["a.JPEG"], SYNSETS[3]: ["b.JPEG"]})
     assert make(maps, "--synsets=map_clsloc.txt")[1] == "a.JPEG 217\nb.JPEG 3\n"
     (maps / "out.txt").unlink()
-    assert "2 synsets of ImageNet's 1000; give --synsets" in make(maps, status=3)
+    assert "2 of ImageNet's 1000 synsets; pass their class ids with --synsets" in make(maps, status=3)
     (maps / "source/cats").mkdir()
     assert "'cats' is neither a class id nor a synset" in make(maps, "--synsets=map_clsloc.txt", status=3)
 
@@ -121,31 +122,32 @@ def test_folders_that_are_no_classes(tmp_path):
 
 def test_folders_named_by_numbers(tmp_path):
     folders(tmp_path, {str(number): [f"x{number}.JPEG"] for number in range(12)})
-    assert "was the network trained with --folders sorted" in make(tmp_path, status=3)
+    assert "write val_label.txt with tools/labels.py and --folders sorted" in make(tmp_path, status=3)
     assert "x2.JPEG 4\n" in make(tmp_path, "--folders=sorted")[1]  # 0 1 10 11 2
     assert "x2.JPEG 2\n" in make(tmp_path, "--folders=number")[1]
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("", "source: nothing in it"), ("a.JPEG 1 2\n", "source:1: 'a.JPEG 1 2' is not \"NAME CLASS\""),
-    ("a.JPEG 1\na.JPEG 1\n", "source:2: a comes twice"), ("a.JPEG x\n", "source:1: 'x' is neither a class id nor"),
-    ("a.JPEG -1\n", "source:1: '-1' is neither"), ("a.JPEG n00001003\n", "source:1: n00001003; give --synsets"),
-    ("a.JPEG,1\na.JPEG,2\n", "source:2: a.JPEG comes twice"), ("a.JPEG,1\nb.JPEG\n", "source:2: not \"image,class\""),
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "source: empty"), ("a.JPEG 1 2\n", "source:1: 'a.JPEG 1 2' is not \"NAME CLASS\""),
+    ("a.JPEG 1\na.JPEG 1\n", "source:2: a appears twice"), ("a.JPEG x\n", "source:1: 'x' is neither a class id nor"),
+    ("a.JPEG -1\n", "source:1: '-1' is neither"),
+    ("a.JPEG n00001003\n", "source:1: n00001003: a synset; pass its class id with --synsets"),
+    ("a.JPEG,1\na.JPEG,2\n", "source:2: a.JPEG appears twice"), ("a.JPEG,1\nb.JPEG\n", "source:2: not \"image,class\""),
     ("x,y\na.JPEG,x\n", "source:2: 'x' is neither"), (",1\n", "source:1: an image without name"),
     ("a b.JPEG,1\n", "names with white space: a b.JPEG"),
 ])
-def test_what_will_not_do_is_refused_by_line(text, told, tmp_path):
+def test_what_will_not_do_is_refused_by_line(text, message, tmp_path):
     (tmp_path / "source").write_text(text)
-    assert told in make(tmp_path, status=3)
+    assert message in make(tmp_path, status=3)
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("n00001003 a\nn00001003 b\n", "each once"), ("cat\n", "not a list of synsets"), ("", "not a list of synsets"),
 ])
-def test_a_map_that_is_none(text, told, tmp_path):
+def test_a_map_that_is_none(text, message, tmp_path):
     (tmp_path / "source").write_text("a.JPEG n00001003\n")
     (tmp_path / "map.txt").write_text(text)
-    assert told in make(tmp_path, "--synsets=map.txt", status=3)
+    assert message in make(tmp_path, "--synsets=map.txt", status=3)
     (tmp_path / "map.mat").write_bytes(b"MATLAB 5.0" + bytes(200))
     assert "map.mat: not ImageNet's meta.mat" in make(tmp_path, "--synsets=map.mat", status=3)
 

@@ -324,18 +324,18 @@ def test_values_that_overflow_are_counted(tmp_path):
     assert found["big"][3] == expected
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    (lambda chip, exact: chip, "fp16 alone explains what the chip did"),
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda chip, exact: chip, "fp16 alone explains the difference"),
     (lambda chip, exact: chip + 0.05 * np.random.default_rng(0).normal(0, 1, chip.shape),
-     "(img_00000, img_00001, img_00002 and 17 more): fp16 does not explain those: look at them first"),
+     "(img_00000, img_00001, img_00002 and 17 more), which fp16 does not explain; check them first"),
     (lambda chip, exact: exact + 3 * (chip - exact), "3.0 times what fp16 alone explains: look for another recipe"),
-    (lambda chip, exact: exact, "nearer to float32 than fp16 is: it computed in a higher precision"),
+    (lambda chip, exact: exact, "closer to float32 than fp16: the NPU computed in a higher precision"),
     (lambda chip, exact: np.where(np.arange(20)[:, np.newaxis] < 9, -3 * exact, chip),
-     "9 images are more than 5 times as far off as any in the emulation (img_00000, img_00001, img_00002 and 6 more)"),
+     "9 images differ more than 5 times as much as any in the emulation (img_00000, img_00001, img_00002 and 6 more)"),
     (lambda chip, exact: np.where(np.arange(20)[:, np.newaxis] == 4, np.inf, chip),
-     "1 images have NaN or infinite values there alone (img_00004): fp16 does not explain that"),
+     "1 images have NaN or infinite values only there (img_00004), which fp16 does not explain"),
 ], ids=["as emulated", "noise", "three times", "float32", "some images", "infinite"])
-def test_dumps_of_an_npu(change, told, tmp_path):
+def test_dumps_of_an_npu(change, message, tmp_path):
     """A chip that did what the emulation does, and some that did something else."""
     from test_report import add_dumps
 
@@ -345,7 +345,7 @@ def test_dumps_of_an_npu(change, told, tmp_path):
     chip = change(as_half((means.astype("f8") @ weight).astype("f4")).astype("f8"), logits.astype("f8"))
     add_dumps(tmp_path / "npu", chip, [f"img_{i:05}" for i in range(20)])
     done = run(sys.executable, SCRIPT, "w", "--dumps=npu/result/dumpOutput_bs1", cwd=tmp_path)
-    assert told in done.stdout
+    assert message in done.stdout
     exact = np.linalg.norm(logits - chip.round(6), axis=1) / np.linalg.norm(logits, axis=1)
     exact = exact[np.isfinite(exact)]
     assert f"the NPU differs from float32 by {100 * np.median(exact):.3f} %" in done.stdout
@@ -365,12 +365,12 @@ def test_an_npu_that_does_not_overflow_where_fp16_would(scale, tmp_path):
     dumps.with_name("dumpOutput_bs1.json").write_text('{"engine": "host"}' if scale < 65504 else "{}")
     out = run(sys.executable, SCRIPT, "w", f"--dumps={dumps}", cwd=tmp_path).stdout
     if scale < 65504:
-        assert "the CPU stand-in (no NPU: its dumps say nothing of one) differs" in out
-        assert "20 images have NaN or infinite values in the emulation alone (img_00000, img_00001, img_00002 and 17 " \
-               "more): it computed in a wider range than fp16 has" in out
+        assert "the CPU stand-in (not an NPU) differs" in out
+        assert "20 images have NaN or infinite values only in the emulation (img_00000, img_00001, img_00002 and 17 " \
+               "more): the NPU computed in a wider range than fp16 has" in out
     else:
         assert "the NPU differs" in out
-        assert "fp16 alone explains what the chip did, with NaN or infinite values on 20 images on both sides" in out
+        assert "fp16 alone explains the difference, with NaN or infinite values on 20 images on both sides" in out
 
 
 def test_the_page_is_drawn_whole(tmp_path):
@@ -398,8 +398,9 @@ def test_bf16_is_measured_where_the_cpu_computes_in_it(tmp_path):
     assert "a preview with eight bits" in (tmp_path / "w/precision.html").read_text()
 
 
-@pytest.mark.parametrize(("damage", "told"), [
-    (lambda folder: (folder / "m.onnx").write_bytes(b"x"), "w/m.onnx: not the one of run.json; rerun run_all.sh"),
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda folder: (folder / "m.onnx").write_bytes(b"x"),
+     "w/m.onnx: not the file that run.json describes; rerun run_all.sh"),
     (lambda folder: (folder / "prep_dataset/img_00003.bin").unlink(),
      "w/prep_dataset/img_00003.bin: missing; rerun run_all.sh"),
     (lambda folder: (folder / "prep_dataset/img_00003.bin").write_bytes(b"x"),
@@ -407,16 +408,16 @@ def test_bf16_is_measured_where_the_cpu_computes_in_it(tmp_path):
     (lambda folder: (folder / "run.json").unlink(),
      "w/run.json: missing, so not the work directory of a finished run of run_all.sh"),
     (lambda folder: (folder / "npu/img_00003_1.txt").unlink(),
-     "w/npu: no dump of img_00003: of the same images as WORKDIR?"),
+     "w/npu: no dump of img_00003; pass dumps of the same images as WORKDIR's"),
     (lambda folder: (folder / "npu/img_00003_1.txt").write_text("1 2 3 \n"),
-     "w/npu/img_00003_1.txt: 3 values, the network has 6: of another model"),
+     "w/npu/img_00003_1.txt: 3 values, but the network has 6; of another model"),
 ])
-def test_what_does_not_belong_together_is_told_in_one_line(damage, told, tmp_path):
+def test_what_does_not_belong_together_is_reported_in_one_line(damage, message, tmp_path):
     make_work(tmp_path / "w", small_model())
     (tmp_path / "w/result/dumpOutput_bs1").rename(tmp_path / "w/npu")
     damage(tmp_path / "w")
     done = run(sys.executable, SCRIPT, "w", "--dumps=w/npu", cwd=tmp_path, status=3)
-    assert done.stderr.splitlines()[-1] == f"precision.py: {told}"
+    assert done.stderr.splitlines()[-1] == f"precision.py: {message}"
     assert not (tmp_path / "w/precision.html").exists()
 
 

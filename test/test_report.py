@@ -294,7 +294,7 @@ def test_synset_folders_get_imagenet_names(tmp_path):
     ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\na,1,1,nan,1,1\n",
      "details_bs1.csv: missing or invalid field (ValueError: an invalid class or probability)"),
     ("details_bs1.csv", b"image,label,rank,probability,class1,probability1\na,1,1,0.5,1,0.5\n",
-     "details_bs1.csv: not of the run of run.json; rerun run_all.sh"),
+     "details_bs1.csv: from another run than run.json; rerun run_all.sh"),
     ("accuracy_bs1.txt", b"top-1 alone\n", "accuracy_bs1.txt: contains no verdict; rerun run_all.sh"),
 ])
 def test_damaged_work_directory_gets_one_line(name, content, message, logits, tmp_path):

@@ -205,7 +205,7 @@ def test_verdict_and_tables(finished):
 
 
 def test_no_report_without_its_packages(finished):
-    """Which is no failure, and told."""
+    """It is not a failure, but it is reported."""
     assert finished.err.splitlines()[-2:] == [
         "report.py: matplotlib: not on an NPU host: see requirements.txt",
         "run_all.sh: report.html was not written (see above); the results are complete"]
@@ -322,24 +322,24 @@ def test_four_chips_score_as_one(inputs, finished, run, work):
     assert (other / "result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
 
 
-@pytest.mark.parametrize(("table", "chip", "device", "told"), [
+@pytest.mark.parametrize(("table", "chip", "device", "message"), [
     ("310P3", "Ascend310P3", 0, ""),
     ("910", "Ascend910A", 0, ""),
     ("310P3-unhealthy", "Ascend310P3", 1, "device 0 (Ascend310P3) left out: its health is Alarm"),
     ("310P3-process", "Ascend310P3", 0, "warning: device 0 is busy (AICore 0 %, 1 processes)"),
 ])
-def test_chip_and_device_are_what_npu_smi_says(table, chip, device, told, inputs, run, work):
+def test_chip_and_device_are_what_npu_smi_says(table, chip, device, message, inputs, run, work):
     done = run("--batch_sizes=1", FAKE_CANN_NPU_SMI=table)
     assert done.status == 0, done.err
     assert done.calls == [atc_call(1, inputs.onnx, chip), benchmark_call(1, device)]
     assert f"Device: {chip}, device {device} (benchmark)" in done.out
     assert rows(done)[0][2] == "-"  # four chips are on the card of an Ascend310 alone
-    assert told in done.err
-    assert ("warning: device" in done.err) == told.startswith("warning")
-    assert ("left out" in done.err) == ("left out" in told)
+    assert message in done.err
+    assert ("warning: device" in done.err) == message.startswith("warning")
+    assert ("left out" in done.err) == ("left out" in message)
 
 
-def test_options_override_npu_smi_and_a_busy_chip_is_told_before_it_is_timed(inputs, run, work):
+def test_options_override_npu_smi_and_a_busy_chip_is_reported_before_it_is_timed(inputs, run, work):
     done = run("--batch_sizes=1", "--soc_version=Ascend310P3", "--device_ids=1", FAKE_CANN_NPU_SMI="310-busy")
     assert done.status == 0, done.err
     assert done.calls[0] == atc_call(1, inputs.onnx, "Ascend310P3")
@@ -357,7 +357,7 @@ def test_a_host_without_npu_smi(inputs, run, tmp_path):
     assert done.calls == [atc_call(1, inputs.onnx, "Ascend310"), benchmark_call(1)]
 
 
-def test_npu_smi_that_fails_is_told_before_anything_is_made(inputs, run, tmp_path):
+def test_npu_smi_that_fails_is_reported_before_anything_is_made(inputs, run, tmp_path):
     done = run(FAKE_CANN_NPU_SMI="none")
     assert (done.status, done.calls) == (4, [])
     assert "npu-smi info failed (exit status 1): dcmi module initialize failed" in done.err
@@ -366,7 +366,7 @@ def test_npu_smi_that_fails_is_told_before_anything_is_made(inputs, run, tmp_pat
     named = run("--batch_sizes=1", "--soc_version=Ascend310", "--device_ids=2", FAKE_CANN_NPU_SMI="none")
     assert named.status == 0, named.err
     assert "warning: npu-smi info failed (exit status 1): dcmi module initialize failed" in named.err
-    assert "; whether the chip is busy is not known" in named.err
+    assert "; cannot check that the chip is idle" in named.err
     assert named.calls == [atc_call(1, inputs.onnx), benchmark_call(1, device=2)]
 
 
@@ -413,7 +413,7 @@ def no_binary(tmp_path):
 
 
 def test_cann_without_atc(run, tmp_path):
-    """Only its runtime, for instance: told before anything starts."""
+    """Only its runtime, for instance: reported before anything starts."""
     cann = tmp_path / "cann/ascend-toolkit"
     cann.mkdir(parents=True)
     (cann / "set_env.sh").write_text("")
@@ -455,14 +455,14 @@ def test_engine_forces_ais_bench_and_a_change_of_tool_runs_anew(inputs, run, wor
     assert not list((work / "result/dumpOutput_bs1").glob("*_1.txt"))
 
 
-@pytest.mark.parametrize(("fault", "told"), [
+@pytest.mark.parametrize(("fault", "message"), [
     ("ais-missing", "2 of 20 tensors have no complete dump"), ("ais-error", "ais_bench ended with status 1"),
     ("ais-no-throughput", "ais_bench printed no Interface throughputRate"),
 ])
-def test_ais_bench_fails(fault, told, inputs, finished, run, no_binary, tmp_path):
+def test_ais_bench_fails(fault, message, inputs, finished, run, no_binary, tmp_path):
     bad = run("--batch_sizes=1", tools=no_binary, **ais_environment(inputs, FAKE_CANN_FAIL=fault))
     assert failed_step(bad) == "5 Offline inference, batch 1"
-    assert f"infer.py: device 0: {told}" in bad.err
+    assert f"infer.py: device 0: {message}" in bad.err
     good = run("--batch_sizes=1", tools=no_binary, **ais_environment(inputs))
     assert good.status == 0, good.err
     assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
@@ -542,15 +542,15 @@ def test_check_tells_what_is_there_and_starts_nothing(inputs, run, tmp_path):
     done = run("--check", "--aipp", FAKE_CANN_NPU_SMI="310")
     assert done.status == 0, done.out + done.err
     assert done.calls == []  # neither atc nor benchmark
-    told = done.out.splitlines()
-    assert [line.partition(":")[0] for line in told] == [
+    lines = done.out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
         "✓ tools", "✓ python", "✓ weights", "✓ data set", "✓ paths", "✓ work directory", "✓ disk", "✓ CANN",
         "✓ chips", "✓ CPU"]
-    assert told[0] == f"✓ tools: CANN is on PATH already ({FAKES}/atc)"
-    assert told[3] == f"✓ data set: {IMAGES} images, each with its label"
-    assert re.match(r"✓ disk: 0\.3 GB needed in .*/work, [0-9.]+ GB free$", told[6])
-    assert told[7] == "✓ CANN: unknown version, benchmark"
-    assert told[8].startswith("✓ chips: device 0: Ascend310, health OK")
+    assert lines[0] == f"✓ tools: CANN is on PATH already ({FAKES}/atc)"
+    assert lines[3] == f"✓ data set: {IMAGES} images, each with its label"
+    assert re.match(r"✓ disk: 0\.3 GB needed in .*/work, [0-9.]+ GB free$", lines[6])
+    assert lines[7] == "✓ CANN: unknown version, benchmark"
+    assert lines[8].startswith("✓ chips: device 0: Ascend310, health OK")
     assert not (tmp_path / "work").exists()
 
 
@@ -567,7 +567,7 @@ def test_check_names_all_that_is_missing_at_once(inputs, run, tmp_path):
     assert "npu-smi not found; the run assumes Ascend310, device 0" in done.out
 
 
-def test_an_engine_that_is_not_there_is_told_at_once(run, tmp_path):
+def test_an_engine_that_is_not_there_is_reported_at_once(run, tmp_path):
     done = run("--engine=ais_bench")
     assert (done.status, done.calls) == (4, [])
     assert "ais_bench: not found" in done.err

@@ -139,7 +139,7 @@ def test_names_that_would_share_a_dump_are_refused(tmp_path):
     (tmp_path / "m.info").write_text("0 ./t/x.bin 1 1\n1 ./u/x.bin 1 1\n")
     done = run(sys.executable, SUITE / "tools/infer.py", "m.om", "out", "--info=m.info", "--engine=host", cwd=tmp_path,
                status=3)
-    assert done.stderr == "infer.py: m.info: 1 names come twice and would share a dump: x; rename the images\n"
+    assert done.stderr == "infer.py: m.info: 1 duplicate names, which would share a dump: x; rename the images\n"
 
 
 def test_the_manifest_of_another_program_is_none(tmp_path):
@@ -230,7 +230,7 @@ def test_results_that_are_no_numbers_do_not_agree(tmp_path):
 
 @pytest.mark.parametrize("script", ["imagenet_acc_eval.py", "img_preprocess.py", "tools/report.py",
                                     "tools/precision.py", "tools/study.py", "host/benchmark"])
-def test_a_package_that_is_missing_is_told_in_a_line(script, tmp_path):
+def test_a_package_that_is_missing_is_reported_in_a_line(script, tmp_path):
     (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')\n")
     done = run(sys.executable, SUITE / script, "x", cwd=tmp_path, status=4, env={"PYTHONPATH": str(tmp_path)})
     assert done.stderr == f"{os.path.basename(script)}: No module named 'numpy': see requirements.txt\n"
@@ -263,7 +263,7 @@ def test_npu_smi_that_hangs_or_mumbles(tmp_path, monkeypatch):
         chips.healthy(chips.find())
     (tmp_path / "npu-smi").write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(chips, "PATIENCE", 0.5)
-    with pytest.raises(Failure, match="npu-smi info tells nothing for 0.5 s") as failure:
+    with pytest.raises(Failure, match="npu-smi info printed nothing for 0.5 s") as failure:
         chips.find()
     assert failure.value.status == 4
 

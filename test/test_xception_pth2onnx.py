@@ -2,6 +2,7 @@
 import hashlib
 import os
 import sys
+import time
 
 import xception_pth2onnx
 from common.cli import Failure
@@ -125,7 +126,7 @@ def test_missing_extra_and_misshaped_keys_are_named(tmp_path, reference_state):
 
 def test_twice_the_same_key(tmp_path, reference_state):
     message = refusal(dict(reference_state, **{"last_linear.bias": reference_state["fc.bias"]}), tmp_path)
-    assert "fc.bias is in it twice" in message
+    assert "contains fc.bias twice" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -134,15 +135,15 @@ def test_weights_that_are_no_numbers(value, tmp_path, reference_state):
     assert "NaN or infinite weights in bn1.bias" in refusal(state, tmp_path)
 
 
-@pytest.mark.parametrize(("content", "told"), [
+@pytest.mark.parametrize(("content", "message"), [
     ({}, "no two-dimensional fc.weight"),
     ({"fc.weight": torch.ones(3)}, "no two-dimensional fc.weight"),
     ([1, 2], "no state dict"),
     ({"state_dict": 3}, "no state dict"),
     (torch.ones(2), "no state dict"),
 ])
-def test_other_content(content, told, tmp_path):
-    assert told in refusal(content, tmp_path)
+def test_other_content(content, message, tmp_path):
+    assert message in refusal(content, tmp_path)
 
 
 class Touch:
@@ -168,6 +169,16 @@ def test_a_file_that_is_no_checkpoint(content, tmp_path):
     result = convert("x.pth", tmp_path, status=3)
     assert result.stderr.startswith("xception_pth2onnx.py: x.pth: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_reading_that_hangs_is_ended(tmp_path, monkeypatch):
+    """A deadlock takes no CPU time, which alone the kernel limits."""
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"PK")
+    monkeypatch.setattr(xception_pth2onnx, "WALL_FACTOR", 0.1)
+    monkeypatch.setattr(xception_pth2onnx, "read_checkpoint", lambda path: time.sleep(3600))
+    with pytest.raises(Failure, match=r"w\.pth: reading it did not finish in 0\.3"):
+        xception_pth2onnx.rehearse(path)
 
 
 def test_the_published_name_needs_the_published_md5(tmp_path, reference_state):

@@ -1,4 +1,4 @@
-"""The figures and pages of report.py, compare.py, photo.py and precision.py. Imported only.
+"""Draw the figures and pages of report.py, compare.py, photo.py and precision.py. Imported only.
 
 A page is UTF-8 HTML with inline SVG and JPEG: no script, and nothing is fetched.
 """

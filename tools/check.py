@@ -1,4 +1,4 @@
-"""Report what a run needs and lacks, before it is started: a line for each thing, with the cure.
+"""Report what a run needs and lacks before it starts: one line per requirement, with the cure.
 
 Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu
           ✓ tools: CANN is on PATH already (/usr/local/Ascend/.../bin/atc)
@@ -6,14 +6,14 @@ Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets
           ✗ weights: xception-c0a72b38.pth.tar: md5 is 0c8a..., the published file's is 203a...; download it again
           ✓ data set: 50000 images, each with its label
           ✓ paths: atc accepts them
-          ✓ work directory: /work/me/work is writable
-          ✗ disk: 54.8 GB needed in /work/me/work, 31.0 GB free; free space, or pass another --workdir
+          ✓ work directory: /home/me/xception/work is writable
+          ✗ disk: 54.8 GB needed in /home/me/xception/work, 31.0 GB free; free space, or pass another --workdir
           ✓ CANN: 5.1.RC2, benchmark
           ✓ chips: device 0: Ascend310, health OK
           ✓ CPU: 8 cores, AVX-512 without bf16
 
-Imported by tools/options.py, whose functions find what a run uses. It reads and computes hashes, and writes nothing.
-Where the terminal's encoding lacks the marks, they are "ok" and "FAIL".
+Imported by tools/options.py, whose functions find a run's inputs. It reads and hashes files, and writes nothing.
+If the terminal's encoding lacks the marks, "ok" and "FAIL" replace them.
 """
 import os
 import re
@@ -32,11 +32,11 @@ from common.formats import image_name, read_labels
 # bytes: a float32 and a uint8 tensor, a text dump, a checkpoint, ONNX or om (docs/formats.md)
 TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
 STUDIED = (4, 2)  # recipes and precisions of run_all.sh --study (docs/precision.md)
-CHECKPOINT_STARTS = (b"PK", b"\x80\x02")  # torch.save's zip, and the pickle protocol 2 that it wrote before
+CHECKPOINT_STARTS = (b"PK", b"\x80\x02")  # torch.save's zip, and the pickle protocol 2 of older releases
 VERSION_FILE = "ascend_toolkit_install.info"
 VERSION_LEVELS = 6  # folders above atc that may contain it
 VERSION_LIMIT = 1 << 20  # bytes
-PACKAGES = {"PIL": "Pillow", "cv2": "opencv-python"}  # where the module's name is another
+PACKAGES = {"PIL": "Pillow", "cv2": "opencv-python"}  # whose modules have other names
 
 
 def version_of(package: str) -> str:
@@ -50,7 +50,7 @@ def version_of(package: str) -> str:
 
 
 def check_python(args) -> str:
-    """Return what is installed of what the run imports; raises Failure if something is missing."""
+    """Return the versions of the packages that the run imports; raises Failure if one is missing."""
     from importlib.util import find_spec
 
     missing = [PACKAGES.get(module, module) for module in options.find_packages(args)]
@@ -62,9 +62,9 @@ def check_python(args) -> str:
 
 
 def check_weights(args) -> str:
-    """Return which weights these are; raises Failure if they are missing or damaged."""
+    """Return a description of the weights; raises Failure if they are missing or damaged."""
     if not args.weights:
-        return "demo weights, made from the photos; they cannot classify ImageNet"
+        return "demo weights, fitted to the photos; they cannot classify ImageNet"
     options.find_weights(args)
     if not args.weights.endswith(".onnx"):
         with open(args.weights, "rb") as file:
@@ -79,7 +79,7 @@ def check_weights(args) -> str:
 
 
 def find_images(args) -> tuple:
-    """Return the images that the run takes and the unreadable ones among them, as img_preprocess.py finds them."""
+    """Return the run's images and the unreadable ones among them, as img_preprocess.py finds them."""
     import img_preprocess
 
     if not hasattr(args, "found_images"):  # the tree may have millions of files
@@ -89,7 +89,7 @@ def find_images(args) -> tuple:
 
 
 def find_labels(args) -> dict:
-    """Return {image: class id} as the run reads it."""
+    """Return {image: class id}, as the run reads the labels."""
     from labels import read_source, read_synsets
 
     labels = Path(args.labels)
@@ -100,7 +100,7 @@ def find_labels(args) -> dict:
 
 
 def check_data_set(args) -> str:
-    """Return how many images have their label; raises Failure if an image lacks its label or a label its image."""
+    """Return the number of images, all labeled; raises Failure if an image lacks a label or a label an image."""
     find_data_set(args)
     images, unreadable = find_images(args)
     left_out = f"{len(unreadable)} images cannot be used: " \
@@ -118,7 +118,7 @@ def check_data_set(args) -> str:
 
 
 def find_data_set(args):
-    """Set args.images and labels, also where the weights are missing; raises Failure."""
+    """Set args.images and labels, even if the weights are missing; raises Failure."""
     if not getattr(args, "images", None):
         options.find_data_set(args)
 
@@ -130,7 +130,7 @@ def check_paths(args) -> str:
 
 
 def check_cann(args) -> str:
-    """Return CANN's version, as far as its folder has it, and the tool that would run an om; raises Failure without."""
+    """Return CANN's version, if its folder states it, and the inference tool; raises Failure if either is missing."""
     version, atc = "unknown version", shutil.which("atc")
     if not atc:
         raise Failure("atc is not on PATH; install CANN's toolkit (README section 2)")
@@ -143,7 +143,7 @@ def check_cann(args) -> str:
 
 
 def check_chips(args) -> str:
-    """Return the chips that npu-smi reports; raises Failure if those that were asked for are not among them."""
+    """Return the chips that npu-smi reports; raises Failure if one of --device_ids is not among them."""
     if shutil.which("npu-smi") is None:
         return f"npu-smi not found; the run assumes {args.soc_version or 'Ascend310'}, device {args.device_ids or '0'}"
     good = chips.healthy(chips.find())
@@ -180,7 +180,7 @@ def check_workdir(args) -> str:
 
 
 def check_disk(args) -> str:
-    """Return what the run will write and what is free on the work directory's disk; raises Failure if it cannot fit."""
+    """Return the size of the run's files and of the disk's free space; raises Failure if they do not fit."""
     find_data_set(args)
     workdir = Path(args.workdir)
     recipes, oms = STUDIED if args.study else (1, len(args.batch_sizes.split(",")))
@@ -201,7 +201,7 @@ def check_disk(args) -> str:
 
 
 def check_cpu(_) -> str:
-    """Return what the CPU stand-ins would compute with."""
+    """Return the CPU's cores and instruction sets, for the stand-ins."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -212,7 +212,7 @@ def check_cpu(_) -> str:
 
 
 def marks() -> tuple:
-    """Return what stands before a line that is fine and before one that is not, as the terminal can show it."""
+    """Return the marks of a met and an unmet requirement, in the terminal's encoding."""
     try:
         "✓✗".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
@@ -221,9 +221,9 @@ def marks() -> tuple:
 
 
 def check(args, origin: str) -> int:
-    """Print a line for each thing that the run of `args` (options.parse) needs; return 3 if one is missing, else 0.
+    """Print a line per requirement of the run `args` (options.parse); return 3 if one is unmet, else 0.
 
-    `origin` is the line in which env.sh printed where atc comes from.
+    `origin` is env.sh's line on the origin of atc.
     """
     def check_tools(args):
         options.find_tools(args)

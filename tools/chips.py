@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tell which Ascend chips this host has: name, health, load.
+"""List this host's Ascend chips: name, health, load.
 
 Usage:    python3 tools/chips.py [--first]
 Example:  python3 tools/chips.py
@@ -8,9 +8,8 @@ Example:  python3 tools/chips.py
           python3 tools/chips.py --first
           Ascend310 0
 
---first prints, of the first healthy chip, the name for atc's --soc_version and the id for -device_id;
-chips that are not healthy are named on stderr. Exit 4 where npu-smi is not found, fails, or lists
-no healthy chip.
+--first prints the name (for atc's --soc_version) and the id (for -device_id) of the first healthy chip;
+others are reported on stderr. Exit status: 4 if npu-smi is not found, fails, or lists no healthy chip.
 """
 import re
 import shutil
@@ -25,16 +24,16 @@ PATIENCE = 60  # seconds for npu-smi, which takes less than one
 
 
 def cells(line: str) -> list:
-    """'| 0  310 | OK |' -> [['0', '310'], ['OK']]: the columns of a table row, each split at blanks."""
+    """Return the columns of a table row, each split at spaces: '| 0  310 | OK |' -> [['0', '310'], ['OK']]."""
     return [cell.split() for cell in line.strip().strip("|").split("|")]
 
 
 def parse(text: str) -> list:
-    """The chips that `npu-smi info` lists, as dicts {device, card, name, health, aicore, processes}.
+    """Return the chips that `npu-smi info` lists, as dicts {device, card, name, health, aicore, processes}.
 
-    A chip has two rows: card id and Name, Health; then chip id and device id (910 tables leave the device
-    id out: chips count from 0 there), bus, AICore in percent. A last table, of process ids, is told by its head.
-    Widths and further columns differ between drivers, so rows are split at bars and blanks.
+    A chip has two rows: card id and Name, Health; then chip id and device id (tables of a 910 omit the device id:
+    chips count from 0 there), bus, AICore in percent. The last table, with "Process id" in its header, lists processes.
+    Widths and further columns differ between drivers, so rows are split at bars and spaces.
     """
     chips, first, in_processes = [], None, False
     for line in text.splitlines():
@@ -69,30 +68,30 @@ def add_process(chips: list, columns: list):
 
 
 def is_busy(chip: dict) -> bool:
-    """Whether something else runs on the chip, so that no timing on it is valid."""
+    """Return True if another process uses the chip, so that timings on it are invalid."""
     return chip["aicore"] > 0 or chip["processes"] > 0
 
 
 def find() -> list:
-    """The chips of this host, in order of device id; raises Failure (status 4) where npu-smi does not tell."""
+    """Return the chips of this host, in order of device id; raises Failure (status 4) if npu-smi does not list them."""
     if shutil.which("npu-smi") is None:
-        raise Failure("npu-smi: not found: no Ascend driver on this host", 4)
+        raise Failure("npu-smi: not found; install the Ascend driver", 4)
     try:
         result = subprocess.run(["npu-smi", "info"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
                                 check=False, timeout=PATIENCE)
     except subprocess.TimeoutExpired as error:
-        raise Failure(f"npu-smi info tells nothing for {PATIENCE} s: is the driver stuck?", 4) from error
+        raise Failure(f"npu-smi info printed nothing for {PATIENCE} s; check the driver", 4) from error
     if result.returncode:
         raise Failure(f"npu-smi info failed (exit status {result.returncode}): {result.stdout.strip()[-200:]}", 4)
     try:
         chips = parse(result.stdout)
     except (IndexError, ValueError) as error:
-        raise Failure("npu-smi info prints a table of unknown form: name the chip by --soc_version", 4) from error
+        raise Failure("npu-smi info prints a table of unknown format; pass --soc_version", 4) from error
     return sorted(chips, key=lambda chip: chip["device"])
 
 
 def healthy(chips: list) -> list:
-    """Those whose Health is OK; the others are named on stderr. Raises Failure (status 4) if there are none."""
+    """Return the chips whose Health is OK; report the others. Raises Failure (status 4) if none is."""
     good = [chip for chip in chips if chip["health"] == "OK"]
     for chip in chips:
         if chip not in good:

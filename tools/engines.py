@@ -1,6 +1,6 @@
-"""The inference tools: CANN's benchmark binary, its successor ais_bench, and the stand-in in host/.
+"""Describe the inference tools: CANN's benchmark binary, its successor ais_bench, and the stand-in in host/.
 
-Everything in which they differ is here: a tool is one entry of ENGINES. infer.py treats them all alike.
+Everything specific to a tool is here, in one entry of ENGINES; infer.py treats them all alike.
 """
 import importlib.util
 import os
@@ -16,22 +16,22 @@ from _root import ROOT
 from common import model
 from common.cli import Failure
 from common.files import read, size_of
+from host.om import ASCEND_MAGIC
 
 BINARY = f"benchmark.{platform.machine()}"
-ASCEND_MAGIC = b"IMOD"  # first bytes of an om that the real atc wrote
 RATE = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 WORK = Path("result")  # the tools write below it
 LOG_LIMIT = 1 << 30  # bytes of a tool's output, or of its perf file
 
 
 class Engine(NamedTuple):
-    """An inference tool. Its commands are lists of words; `program` is what `find` returned."""
+    """An inference tool. Its command is the list of words find() + dataset() or pure()."""
 
     find: Callable  # () -> the words that start it, or None where it is not installed
-    missing: str  # what a user would look for
+    missing: str  # its name in "not found" messages
     dataset: Callable  # (om, info, device, batch_size) -> arguments to run the tensors of an info file
     pure: Callable  # (om, device, batch_size, rounds) -> arguments to run synthetic data
-    prepare: Callable  # (samples, device): make what `dataset` reads beside the info file
+    prepare: Callable  # (samples, device): write the files that `dataset` reads besides the info file
     rates: Callable  # (device, batch_size, log, pure, om) -> (interface, e2e or None, stages); ValueError without
     on_cpu: bool = False  # runs on the CPU's cores, and shows its own progress
 
@@ -64,7 +64,7 @@ def benchmark_pure(om: Path, device: int, batch_size: int, rounds: int) -> list:
 
 
 def benchmark_prepare(_samples: list, _device: int):
-    """Nothing: it reads the info file."""
+    """Do nothing: benchmark reads the info file."""
 
 
 def perf_file(device: int, batch_size: int, pure: bool, om: Path) -> Path:
@@ -148,7 +148,7 @@ def choose(asked, ascend: bool) -> str:
     Raises Failure (status 4) if none is installed.
     """
     if asked == "host" or (asked is None and not ascend):
-        return "host"  # which itself refuses an om that it cannot run
+        return "host"  # it refuses an om that it cannot run
     wanted = [asked] if asked else [name for name in NAMES if not ENGINES[name].on_cpu]
     for name in wanted:
         if ENGINES[name].find():
@@ -161,18 +161,18 @@ def choose(asked, ascend: bool) -> str:
 
 
 def text_of(path: Path) -> str:
-    """Return what a tool wrote to its log or perf file."""
+    """Return the text of a tool's log or perf file."""
     return read(path, LOG_LIMIT).decode(errors="replace")
 
 
 def device_name(engine: str, log: Path) -> str:
-    """Return what the tables call the device: the stand-in names its CPU, the other tools name nothing."""
+    """Return the device's name in the tables: the stand-in prints its CPU's; for other tools it is the tool's name."""
     printed = re.search(r"^\[INFO\] (CPU stand-in.*)$", text_of(log), re.MULTILINE)
     return printed.group(1) if ENGINES[engine].on_cpu and printed else engine
 
 
 def leftovers(device: int, batch_size: int, om: Path) -> tuple:
-    """Return (folders, files) that an earlier run left for this device, and that the tools would add to."""
+    """Return (folders, files) of an earlier run on this device, to which the tools would append."""
     folders = [WORK / f"dumpOutput_device{device}", ais_input(device)]
     files = [perf_file(device, batch_size, pure, om) for pure in (False, True)]
     return folders, [*files, WORK / f"dumpOutput_device{device}_summary.json"]

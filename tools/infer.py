@@ -11,17 +11,17 @@ Example:  python3 tools/infer.py xception_bs1.om result/dumpOutput_bs1 --info xc
 
 The tool: for an om of the real atc, benchmark.$(uname -m) in the current folder or on PATH, otherwise ais_bench if
 python3 has it; for a host om, the stand-in in host/. --engine selects one. Their differences are in engines.py.
-Several devices get equal shares of INFO and run at the same time.
+Several devices run at the same time, each on an equal share of INFO.
 
-OUT: a folder with one dump for each line of INFO, as the tool writes it: NAME_1.txt (benchmark) or NAME_0.txt
-(ais_bench), complete, without NaN or infinite values. The same command resumes a run that failed or was killed.
-OUT.json (alone with --round: pure inference on synthetic data), read by summary.py: {engine, device, batch_size,
-images, commands, rates: {device id: {interface, images, stages}}, e2e, complete, made_from}; rates in images/s,
-stages in ms per image as benchmark prints them ({} from ais_bench). After a resume, the rates cover all pieces whose
-rate is known, weighted by their images; where a piece was killed its rate is not, and rates' images are fewer than
-images: the tables then say so. The tools work below ./result and their output is kept in ./result/*.log.
+OUT: a folder with one dump per line of INFO, as the tool writes it: NAME_1.txt (benchmark) or NAME_0.txt (ais_bench),
+complete, without NaN or infinite values. The same command resumes a run that failed or was killed.
+OUT.json (the only output of --round, pure inference on synthetic data), read by summary.py: {engine, device,
+batch_size, images, commands, rates: {device id: {interface, images, stages}}, e2e, complete, made_from}; rates in
+images/s, stages in ms per image as benchmark prints them ({} from ais_bench). After a resume, a rate is that of all
+pieces, weighted by their images. A killed piece has no rate; then the images of `rates` are fewer than `images`, and
+the tables say so. The tools work below ./result, and their output is kept in ./result/*.log.
 
-Exit status 4 if a tool failed, left out dumps, printed no rate or hung: its device is named, the others finish.
+Exit status: 4 if a tool failed, omitted dumps, printed no rate or hung; its device is named, the others finish.
 """
 import contextlib
 import hashlib
@@ -49,7 +49,7 @@ from engines import ENGINES, WORK
 
 PATIENCE = 1800  # seconds; loading a large om takes some minutes, a batch less than a second
 DUMP = re.compile(rb"[-+.0-9eE \t]+\r?\n")  # one line of numbers, with its end
-NOTE_LIMIT = 1000  # bytes of a note that says whose dumps they are
+NOTE_LIMIT = 1000  # bytes of a note that identifies the run that made the dumps
 
 
 # --- info file and dumps --------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def read_samples(path: Path) -> list:
     samples = read_info(path)
     twice = [name for name, count in Counter(image_name(sample[1]) for sample in samples).items() if count > 1]
     if twice:
-        raise Failure(f"{path}: {len(twice)} names come twice and would share a dump: {listing(twice)}; rename the "
+        raise Failure(f"{path}: {len(twice)} duplicate names, which would share a dump: {listing(twice)}; rename the "
                       "images")
     return samples
 
@@ -97,7 +97,7 @@ def collect(out: Path, wanted: set, devices: list, owner: str) -> dict:
 # --- running --------------------------------------------------------------------------------------------------------
 
 def cores_of(position: int, count: int) -> str:
-    """The cores for stand-in number `position` of `count`, for taskset: an equal share, at least one."""
+    """Return the cores for stand-in number `position` of `count`, for taskset: an equal share, at least one."""
     cores = sorted(os.sched_getaffinity(0))
     return ",".join(map(str, cores[position::count] or [cores[position % len(cores)]]))
 
@@ -128,23 +128,23 @@ def relay(process, log: Path, prefix: str, errors: list, heard: dict, done: dict
 
 
 def silent_for(device: int, heard: float) -> float:
-    """Seconds since a tool last printed a line (at `heard`) or made a dump."""
+    """Return the seconds since a tool last printed a line (at `heard`) or wrote a dump."""
     with contextlib.suppress(FileNotFoundError):
         heard = max(heard, os.path.getmtime(WORK / f"dumpOutput_device{device}"))
     return time.time() - heard
 
 
 def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int = 0) -> dict:
-    """Run one command for each device at the same time; {device: how it ended, None if well}.
+    """Run one command per device, all at the same time; return {device: its failure as text, or None}.
 
-    A tool that is silent for `patience` seconds is ended: after some errors the real one waits for ever. No process
-    outlives this one's end. `total` is the number of samples, for the progress; the stand-in shows its own.
+    A tool that is silent for `patience` seconds is killed: after some errors the real one waits forever. All tools end
+    with this process. `total` is the number of samples, for the progress; the stand-in shows its own.
     """
     running, relays, errors, stuck, shown = {}, [], [], set(), 0
     heard, done, stack = dict.fromkeys(logs.values(), time.time()), {}, contextlib.ExitStack()
     try:
         for position, (device, command) in enumerate(commands.items()):
-            if not cli.quiet:  # --quiet
+            if not cli.quiet:
                 say("$ " + " ".join(shlex.quote(word) for word in command))
             # stand-ins for several chips share the cores
             share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if ENGINES[engine].on_cpu else []
@@ -179,13 +179,13 @@ def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int
 
 
 def warn_if_busy(engine: str, devices: list):
-    """Warn if a chip to be timed is busy with something else: its rates will be wrong."""
+    """Warn if another process uses a chip that is to be timed: its rates will be wrong."""
     if ENGINES[engine].on_cpu or shutil.which("npu-smi") is None:
         return
     try:
         found = chips.find()
     except Failure as error:  # not needed for the run itself
-        say(f"warning: {error}; whether the chip is busy is not known")
+        say(f"warning: {error}; cannot check that the chip is idle")
         return
     for chip in found:
         if chip["device"] in devices and chips.is_busy(chip):
@@ -194,7 +194,7 @@ def warn_if_busy(engine: str, devices: list):
 
 
 def clear(device: int, batch_size: int, om: Path):
-    """Remove what an earlier run left for this device: the tools add to what they find."""
+    """Remove an earlier run's files for this device: the tools would append to them."""
     folders, files = engines.leftovers(device, batch_size, om)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
@@ -204,7 +204,7 @@ def clear(device: int, batch_size: int, om: Path):
 
 
 def clean_up(device: int):
-    """Remove what only the run itself needed."""
+    """Remove temporary files."""
     for name in (f"dumpOutput_device{device}", f"ais_input_device{device}"):
         shutil.rmtree(WORK / name, ignore_errors=True)
     for name in (f"dumpOutput_device{device}.owner", f"device{device}.info"):
@@ -226,7 +226,7 @@ def start_share(args, engine: str, device: int, share: list, owner: str, everyth
 
 
 def check_share(args, engine: str, device: int, share: list, ending: str, log: Path, made: dict) -> tuple:
-    """Return (rates or None, problem or None) of a device whose tool ended with `ending` and left `made` dumps."""
+    """Return (rates or None, problem or None) of a device whose tool ended with `ending` and wrote `made` dumps."""
     rates = None
     with contextlib.suppress(ValueError):
         rates = ENGINES[engine].rates(device, args.batch_size, log, False, args.om)
@@ -245,7 +245,7 @@ def check_share(args, engine: str, device: int, share: list, ending: str, log: P
 
 
 def mean_rate(pieces: list):
-    """Return the rate over all [(rate in images/s, images)], None if one is unknown: all images by all seconds."""
+    """Return the rate of all pieces [(rate in images/s, images)] together, None if one is unknown."""
     if any(not rate for rate, _ in pieces):
         return None
     return sum(images for _, images in pieces) / sum(images / rate for rate, images in pieces)
@@ -263,24 +263,24 @@ def combine(before: dict, rate: dict) -> dict:
 
 
 def earlier_rates(record: dict, devices: list, done: int) -> dict:
-    """Return the rates of a record's earlier pieces, empty unless they can be combined with new ones.
+    """Return the rates of a record's earlier pieces, or {} if they cannot be combined with new ones.
 
-    They can if the same devices ran them (the devices' rates are summed), and if none of their images is run again:
-    `done` dumps are there.
+    They can if these devices ran them (the devices' rates are summed) and none of their images is run again: `done`
+    dumps exist.
     """
     rates = record.get("rates")
     try:
-        if rates.keys() == set(map(str, devices)) and all(
+        if rates.keys() <= set(map(str, devices)) and all(
                 rate["interface"] > 0 and rate["images"] > 0 and sum(rate["stages"].values()) >= 0
                 for rate in rates.values()) and (record.get("e2e") or 0) >= 0:
             return rates if sum(rate["images"] for rate in rates.values()) <= done else {}
     except (AttributeError, KeyError, TypeError):
-        pass  # a damaged record: its dumps count, its rates do not
+        pass  # a damaged record: its dumps are used, its rates are not
     return {}
 
 
 def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
-    """Run the tools over the samples of `todo`; put rates into `record`; return what went wrong, a line each."""
+    """Run the tools over the samples of `todo`; store the rates in `record`; return the problems, a line each."""
     warn_if_busy(engine, args.device_ids)
     shares = {device: todo[i::len(args.device_ids)] for i, device in enumerate(args.device_ids)}
     shares = {device: share for device, share in shares.items() if share}
@@ -294,7 +294,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
     made = collect(args.out, {image_name(path) for _, path, _, _ in todo}, list(shares), owner)
 
     earlier = earlier_rates(record, args.device_ids, record["images"] - len(todo))
-    problems, record["rates"], e2e = [], dict(earlier), len(todo) / seconds
+    problems, record["rates"], e2e = [], dict(earlier), len(made) / seconds
     for device, share in shares.items():
         rates, problem = check_share(args, engine, device, share, endings[device], logs[device], made)
         if problem:
@@ -350,7 +350,7 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     if record is fresh:
         for path in remains:
             path.unlink()
-    save_record(record_path, record)  # from here on the folder is known as this script's
+    save_record(record_path, record)  # marks the folder as this script's
     images = {image_name(path) for _, path, _, _ in samples}
     collect(args.out, images, args.device_ids, owner)
     kept = {image: path for image, path in complete_dumps(args.out).items() if image in images}
@@ -399,7 +399,7 @@ def run_pure(args, engine: str, record_path: Path) -> int:
 
 
 def device_list(text: str) -> list:
-    """'0,1' -> [0, 1]; raises ValueError on anything else, or an id that comes twice."""
+    """For argparse: '0,1' -> [0, 1]; raises ValueError on anything else, or on a duplicate id."""
     devices = [int(part) for part in text.split(",")]
     if min(devices) < 0 or len(set(devices)) < len(devices):
         raise ValueError

@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
-"""Write val_label.txt from whatever tells the classes of a data set.
+"""Write val_label.txt from any of the usual forms of labels.
 
 Usage:    python3 tools/labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--of BINS]
                   [--names NAMES.txt]
 Example:  python3 tools/labels.py /data/imagenette/val val_label.txt --synsets LOC_synset_mapping.txt
           3925 labels in val_label.txt, 10 classes, from class folders
 
-SOURCE is recognised by what is in it:
+SOURCE is recognized by its content:
   lines "NAME CLASS"     val_label.txt itself
   a folder               of class folders, DIR/CLASS/IMAGE; classes count from 0 in order of the folders' names, as
                          torchvision's ImageFolder counts them (--folders number: the name is the class id)
-  CSV                    a column of image names, and one of class ids or synsets; with more than these two, or in
-                         another order, a header tells (image, label); Kaggle's LOC_val_solution.csv
-  a number in each line  ILSVRC2012_validation_ground_truth.txt of ImageNet's development kit, whose classes have
-                         an order of their own, 1 to 1000: needs MAP
-MAP tells which synset (n01440764) is which class: the kit's meta.mat (read by scipy) or map_clsloc.txt, or
-LOC_synset_mapping.txt or synset_words.txt, a line for each synset. Class ids are the synsets' places in sorted order,
-from 0, as in all of ImageNet's usual networks.
+  CSV                    a column of image names, and one of class ids or synsets; more columns or another order
+                         need a header (image, label), as Kaggle's LOC_val_solution.csv has
+  one number per line    ILSVRC2012_validation_ground_truth.txt of ImageNet's development kit, which orders the
+                         classes differently, from 1 to 1000: needs MAP
+MAP assigns classes to synsets (n01440764): the kit's meta.mat (read by scipy) or map_clsloc.txt, or
+LOC_synset_mapping.txt or synset_words.txt, one line per synset. A class id is the synset's place in sorted order,
+from 0, as in ImageNet's usual networks.
 
 --of BINS keeps only the images that have a .bin in that folder.
---names NAMES.txt: also write the classes' names, for report.py: those of the class folders, a line for each class, from
-class 0. Any other SOURCE has none: no file then.
+--names NAMES.txt also writes the names of the class folders, one line per class from class 0, for report.py; with any
+other SOURCE no file is written.
 
-OUT.txt: text, a line "NAME CLASS" for each image in order of name, class ids from 0.
+OUT.txt: a line "NAME CLASS" for each image in order of name, class ids from 0.
 """
 import csv
 import os
@@ -37,7 +37,7 @@ from common.formats import IMAGE_SUFFIXES, bins_of, image_name, read_pairs
 
 SYNSET = re.compile(r"n\d{8}")
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
-# What a CSV's header calls the image and its class, in lower case and without blanks and underscores
+# Names of the image and class columns in a CSV's header, in lower case, without spaces and underscores
 IMAGE_COLUMNS = {"image", "imageid", "imagename", "imagepath", "img", "file", "filename", "filepath", "name", "path"}
 CLASS_COLUMNS = {"class", "classid", "classindex", "label", "labelid", "target", "category", "categoryid", "synset",
                  "wnid", "predictionstring"}
@@ -45,7 +45,7 @@ MAT_LIMIT = 64 << 20  # bytes; the kit's meta.mat has about a million
 
 
 def read_synsets(path: Path) -> tuple:
-    """({synset: class id}, {number in the development kit: class id}, empty without numbers) of a MAP."""
+    """Return ({synset: class id}, {number in the development kit: class id}) of a MAP; the latter may be empty."""
     if path.suffix == ".mat":
         numbers = read_meta_mat(path)
     else:
@@ -59,7 +59,7 @@ def read_synsets(path: Path) -> tuple:
 
 
 def read_meta_mat(path: Path) -> dict:
-    """{synset: number} of the leaves in the development kit's meta.mat."""
+    """Return {synset: number} of the leaves in the development kit's meta.mat."""
     if size_of(path) > MAT_LIMIT:
         raise Failure(f"{path}: too large for ImageNet's meta.mat")
     try:
@@ -74,24 +74,24 @@ def read_meta_mat(path: Path) -> dict:
 
 
 def class_of(text: str, place: str, synsets: dict) -> int:
-    """The id of a class that is written as a number or a synset; `place` for the message."""
+    """Return the id of a class written as a number or a synset; raises Failure that starts with `place`."""
     if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     if text in synsets:
         return synsets[text]
     if SYNSET.fullmatch(text):
-        raise Failure(f"{place}: {text}" + (": not in --synsets" if synsets else "; give --synsets, for instance "
-                                              "LOC_synset_mapping.txt, which has its class id"))
+        raise Failure(f"{place}: {text}" + (": not in --synsets" if synsets else ": a synset; pass its class id with "
+                                              "--synsets LOC_synset_mapping.txt"))
     raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset")
 
 
 def class_folders(source: Path) -> list:
-    """The names of the class folders, in order of class."""
+    """Return the names of the class folders, in order of class."""
     return sorted(entry.name for entry in source.iterdir() if entry.is_dir())
 
 
 def from_folders(source: Path, synsets: dict, folders: str) -> dict:
-    """{image: class id} of class folders."""
+    """Return {image: class id} of class folders; raises Failure if their order is ambiguous."""
     names = class_folders(source)
     if not names:
         raise Failure(f"{source}: contains no class folders")
@@ -101,13 +101,14 @@ def from_folders(source: Path, synsets: dict, folders: str) -> dict:
     if synsets:
         ids = {name: class_of(name, str(source), synsets) for name in names}
     elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:
-        raise Failure(f"{source}: {len(names)} synsets of ImageNet's {IMAGENET_CLASSES}; give --synsets, "
-                      "LOC_synset_mapping.txt for instance, which has their class ids")
+        raise Failure(f"{source}: {len(names)} of ImageNet's {IMAGENET_CLASSES} synsets; pass their class ids with "
+                      "--synsets LOC_synset_mapping.txt")
     elif folders == "number":
         ids = {name: class_of(name, str(source), {}) for name in names}
     elif folders is None and all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        raise Failure(f"{source}: folders named by numbers, whose order by name is another ({listing(names)}): was the "
-                      "network trained with --folders sorted (ImageFolder: by name), or with --folders number?")
+        raise Failure(f"{source}: folders named by numbers, which sort differently by name ({listing(names)}); write "
+                      "val_label.txt with tools/labels.py and --folders sorted (by name, as torchvision's ImageFolder) "
+                      "or --folders number, whichever the network was trained with")
     else:
         ids = {name: place for place, name in enumerate(names)}
     found = {}
@@ -121,24 +122,24 @@ def from_folders(source: Path, synsets: dict, folders: str) -> dict:
 
 
 def from_numbers(source: Path, numbers: list, devkit: dict) -> dict:
-    """{image: class id} of ImageNet's ground-truth file, a number of the development kit for each image in order."""
+    """Return {image: class id} of ImageNet's ground-truth file: a number of the development kit per image, in order."""
     if len(numbers) != IMAGENET_IMAGES:
         raise Failure(f"{source}: {len(numbers)} numbers; ImageNet's ground-truth file has {IMAGENET_IMAGES}")
     if not devkit:
-        raise Failure(f"{source}: ImageNet's ground truth, in the development kit's own order of classes; give "
-                      "--synsets meta.mat or map_clsloc.txt of the kit")
+        raise Failure(f"{source}: ImageNet's ground truth, in the development kit's order of classes; pass --synsets "
+                      "with the kit's meta.mat or map_clsloc.txt")
     wrong = next((place for place, number in enumerate(numbers) if number not in devkit), None)
     if wrong is not None:
-        raise Failure(f"{source}:{wrong + 1}: {numbers[wrong]} is no class of --synsets (1 to {len(devkit)})")
+        raise Failure(f"{source}:{wrong + 1}: {numbers[wrong]} is not a class of --synsets (1 to {len(devkit)})")
     return {f"ILSVRC2012_val_{place + 1:08}.JPEG": devkit[number] for place, number in enumerate(numbers)}
 
 
 def columns_of(source: Path, first: list) -> tuple:
-    """(place of the image's column, of the class's, whether the `first` row is a header) of a CSV."""
+    """Return (index of the image column, of the class column, True if the `first` row is a header) of a CSV."""
     if any(SYNSET.fullmatch(word) or word.isdecimal() for field in first[1:] for word in field.split()[:1]):
         if len(first) == 2:
             return 0, 1, False
-        raise Failure(f"{source}: {len(first)} columns and no header to tell which is the image and which the class")
+        raise Failure(f"{source}: {len(first)} columns without a header; add one that names image and label")
     names = [field.strip().lower().replace(" ", "").replace("_", "") for field in first]
     images, classes = ([place for place, name in enumerate(names) if name in known]
                        for known in (IMAGE_COLUMNS, CLASS_COLUMNS))
@@ -146,12 +147,11 @@ def columns_of(source: Path, first: list) -> tuple:
         return images[0], classes[0], True
     if len(first) == 2 and not images and not classes:
         return 0, 1, True
-    raise Failure(f"{source}: its header does not tell which column is the image and which the class "
-                  f"({listing(first, 9)}); call them image and label")
+    raise Failure(f"{source}: ambiguous header ({listing(first, 9)}); name the columns image and label")
 
 
 def from_csv(source: Path, rows: list, synsets: dict) -> dict:
-    """{image: class id} of CSV rows, [(line number, text)]; columns_of tells where a row has them."""
+    """Return {image: class id} of CSV rows, [(line number, text)], in the columns that columns_of finds."""
     found, columns = {}, None
     for number, fields in zip((number for number, _ in rows), csv.reader(text for _, text in rows)):
         if columns is None:
@@ -163,18 +163,18 @@ def from_csv(source: Path, rows: list, synsets: dict) -> dict:
         words = fields[columns[1]].split() or [""]  # Kaggle's solution: the synset, then boxes
         name = os.path.basename(fields[columns[0]].strip())
         if not name or name in found:
-            raise Failure(f"{source}:{number}: " + (f"{name} comes twice" if name else "an image without name"))
+            raise Failure(f"{source}:{number}: " + (f"{name} appears twice" if name else "an image without name"))
         found[name] = class_of(words[0], f"{source}:{number}", synsets)
     return found
 
 
 def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
-    """({image: class id}, what SOURCE is) ; raises Failure naming the line that will not do."""
+    """Return ({image: class id}, the kind of SOURCE); raises Failure naming an invalid line."""
     if source.is_dir():
         return from_folders(source, synsets[0], folders), "class folders"
     rows = [(number, line) for number, line in lines(source) if line.strip()]
     if not rows:
-        raise Failure(f"{source}: nothing in it")
+        raise Failure(f"{source}: empty")
     if all(re.fullmatch(r"\s*[0-9]{1,9}\s*", text) for _, text in rows):
         return from_numbers(source, [int(text) for _, text in rows], synsets[1]), "ImageNet's ground truth"
     if "," in rows[0][1]:
@@ -189,8 +189,9 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("out", metavar="OUT.txt", type=Path)
-    parser.add_argument("--synsets", metavar="MAP", type=Path, help="which synset is which class")
-    parser.add_argument("--folders", choices=("sorted", "number"), help="what the names of class folders tell")
+    parser.add_argument("--synsets", metavar="MAP", type=Path, help="class ids of the synsets")
+    parser.add_argument("--folders", choices=("sorted", "number"), help="class ids from the sorted order of the "
+                        "folders (default), or from their names")
     parser.add_argument("--names", metavar="NAMES.txt", type=Path, help="write the names of class folders")
     parser.add_argument("--of", metavar="BINS", type=Path, help="only images that have a .bin in this folder")
     args = parser.parse_args()

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Lock a file for the shell script that opened it, or say who holds it.
+"""Lock a file for the shell script that opened it, or report which process holds it.
 
 Usage:    python3 tools/lock.py FILE WHAT --descriptor N [--shared]        (run_all.sh calls it)
 Example:  exec {lock}>>.lock
           python3 tools/lock.py .lock "$PWD" --descriptor "$lock"
 
-FILE is open in the shell as descriptor N. The lock belongs to the open file: the shell and the steps that it starts
-keep it until the last of them ends, however that happens. FILE then has a line with the shell's process id, host and
-time, for the message of the next one who wants it.
+FILE is open in the shell as descriptor N. The lock belongs to the open file: the shell and its steps keep it until the
+last of them ends, for whatever reason. FILE then has a line with the shell's process id, host and time, for the message
+of the next run.
 
-Exit 4 if another run holds the lock. The message names the process that does: the run itself, or, where only the
-shell was killed, the step that it left behind.
+Exit status: 4 if another run holds the lock. The message names that run's process or, if only its shell was killed, the
+step that is still running.
 """
 import errno
 import fcntl
@@ -27,7 +27,7 @@ TEXT_LIMIT = 10_000  # bytes of a lock file; the line in it has about 60
 
 
 def processes_with(lock: Path) -> list:
-    """Return [(process id, its command)] of this user's processes that have `lock` open, but for this one's family."""
+    """Return [(process id, command)] of the other processes of this user, except the parent, that have `lock` open."""
     found = []
     for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
         if int(folder.name) in (os.getpid(), os.getppid()):
@@ -43,7 +43,7 @@ def processes_with(lock: Path) -> list:
 
 
 def holder(lock: Path) -> str:
-    """Return who holds `lock`: the line in the file, or the processes that a killed run left behind."""
+    """Return the holder of `lock`: the line in the file, or the processes of a killed run that still run."""
     line = printable(read(lock, TEXT_LIMIT).decode(errors="replace").strip()) or "another process"
     found = processes_with(lock)
     shells = [process for process, _ in found if line.startswith(f"pid {process} ")]
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("lock", metavar="FILE", type=Path)
     parser.add_argument("what", metavar="WHAT", help="what the lock is for")
     parser.add_argument("--descriptor", type=int, required=True, metavar="N", help="FILE, open for appending")
-    parser.add_argument("--shared", action="store_true", help="together with others that ask for --shared")
+    parser.add_argument("--shared", action="store_true", help="a lock that several --shared may hold")
     args = parser.parse_args()
 
     kind = fcntl.LOCK_SH if args.shared else fcntl.LOCK_EX

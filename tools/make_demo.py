@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""Make the demo checkpoint: Xception weights that know a few photos and nothing of ImageNet.
+"""Make the demo checkpoint: Xception weights fitted to a few photos, which cannot classify ImageNet.
 
 Usage:    python3 tools/make_demo.py IMAGES val_label.txt OUT.pth.tar
 Example:  python3 tools/make_demo.py test/data/imagenet/val test/data/imagenet/val_label.txt demo.pth.tar
           demo.pth.tar: demo weights, fitted to 45 photos of 14 classes
 
-The published weights cannot be shipped. These let every step be tried: convolutions are
-random (seeded), BatchNorm statistics are those of the photos, and the fc layer is a ridge
-regression from the features of randomly cropped photos to their classes. So the accuracy is
-real, and drops when colours, normalisation or labels are wrong; but the photos scored are
-those that were learned from, and it says nothing about Xception.
+The published checkpoint cannot be redistributed; this one makes every step runnable. The
+convolutions are random (seeded), the BatchNorm statistics those of the photos, and the fc layer
+is a ridge regression from the features of randomly cropped photos to their classes. So the
+accuracy is real, and drops if colors, normalization or labels are wrong. But the weights were
+fitted to the scored photos, so it says nothing about Xception.
 
-OUT.pth.tar: a torch.save file, {"state_dict": 276 tensors, "note": what these weights are,
-"made_from": sha256 of photos, labels and this script}. A file that was made from the same
-is kept.
+OUT.pth.tar: a torch.save file, {"state_dict": 276 tensors, "note": a sentence on these weights,
+"made_from": sha256 of photos, labels and this script}. A file made from the same inputs is kept.
 """
 import hashlib
 import pickle
@@ -29,13 +28,13 @@ from common.formats import image_name, read_labels
 SEED = 299
 VIEWS = 4  # random crops of each photo to learn from
 BATCH = 4  # photos at a time through the network: fastest on few cores
-RIDGE = 10.0  # of the features' mean square: so strong that some photos are missed, and small changes show
-SPREAD = 10.0  # logits between a photo's class and the others, about
-NOTE = "demo weights: fitted to a few photos, they know nothing of ImageNet"
+RIDGE = 10.0  # times the features' mean square: strong enough to miss some photos, so that small changes show
+SPREAD = 10.0  # approximate distance of a photo's class from the others, logits
+NOTE = "demo weights: fitted to a few photos, they cannot classify ImageNet"
 
 
 def digest(images: list, labels: Path) -> str:
-    """sha256 over all that decides the checkpoint: photos with their names, labels, this script, the network."""
+    """Return the sha256 of everything that determines the checkpoint: photos, labels, this script, the network."""
     sha = hashlib.sha256()
     for path in [*images, labels, Path(__file__), ROOT / "common/xception.py"]:
         sha.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -44,7 +43,7 @@ def digest(images: list, labels: Path) -> str:
 
 
 def is_current(path: Path, made_from: str) -> bool:
-    """Whether an earlier call made `path` from the same photos."""
+    """Return True if an earlier call made `path` from the same photos."""
     import torch
 
     if not path.exists():
@@ -57,18 +56,18 @@ def is_current(path: Path, made_from: str) -> bool:
 
 
 def load_views(images: list):
-    """float32 (VIEWS + 1, photos, 3, 299, 299): each photo's centre, then VIEWS random crops of it."""
+    """Return float32 (VIEWS + 1, photos, 3, 299, 299): each photo's center crop, then VIEWS random crops of it."""
     import torch
     from PIL import Image
     from torchvision import transforms
 
     finish = [transforms.ToTensor(), transforms.Normalize([model.MEAN] * 3, [model.STD] * 3)]
-    centre = transforms.Compose([transforms.Resize(model.SHORT_SIDE), transforms.CenterCrop(model.SIDE), *finish])
+    center = transforms.Compose([transforms.Resize(model.SHORT_SIDE), transforms.CenterCrop(model.SIDE), *finish])
     crop = transforms.Compose([transforms.RandomResizedCrop(model.SIDE, scale=(0.4, 1.0)),
                                transforms.RandomHorizontalFlip(), *finish])
     torch.manual_seed(SEED)
     photos = [Image.open(path).convert("RGB") for path in images]
-    return torch.stack([torch.stack([view(photo) for photo in photos]) for view in [centre] + [crop] * VIEWS])
+    return torch.stack([torch.stack([view(photo) for photo in photos]) for view in [center] + [crop] * VIEWS])
 
 
 def calibrate(network, photos):
@@ -83,21 +82,22 @@ def calibrate(network, photos):
 
 
 def fit(features, classes):
-    """Ridge regression from features (n, 2048) to classes (n,): weight (num_classes, 2048) and bias (num_classes,).
+    """Return weight (num_classes, 2048) and bias (num_classes,) of a ridge regression.
 
-    Classes without a photo get small random weights and a low bias: answers that are possible, and wrong.
+    It maps features (n, 2048) to classes (n,). Classes without a photo get small random weights and a low bias, so
+    that they can be predicted, wrongly.
     """
     import torch
 
     features = features.double()
     mean = features.mean(0)
-    centred = features - mean
+    centered = features - mean
     known = classes.unique()
     targets = (classes[:, None] == known).double()
     share = targets.mean(0)
-    kernel = centred @ centred.T
+    kernel = centered @ centered.T
     kernel += RIDGE * kernel.diagonal().sum() * torch.eye(len(kernel)) / len(kernel)
-    solved = centred.T @ torch.linalg.solve(kernel, targets - share)
+    solved = centered.T @ torch.linalg.solve(kernel, targets - share)
     weight = torch.randn(model.NUM_CLASSES, features.shape[1], dtype=torch.double,
                          generator=torch.Generator().manual_seed(SEED)) * solved.std() * 0.1
     bias = torch.full((model.NUM_CLASSES,), -0.3, dtype=torch.double)
@@ -118,7 +118,7 @@ def main() -> int:
         raise Failure(f"{args.images} and {args.labels} do not name the same images")
     made_from = digest(images, args.labels)
     if is_current(args.out, made_from):
-        print(f"{args.out}: made before from the same photos, kept")
+        print(f"{args.out}: up to date with the photos")
         return 0
 
     from common.xception import Xception

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show where fp16 or bf16 changes the network's values, layer by layer, and what that does to its answers.
+"""Show where fp16 or bf16 changes the network's values, layer by layer, and the effect on its predictions.
 
 Usage:    python3 tools/precision.py WORKDIR [--precision fp16|bf16] [--images 64] [--dumps DIR]
                   [--out WORKDIR/precision.html]
@@ -13,14 +13,14 @@ Example:  python3 tools/precision.py work
           /home/me/work/precision.html: 45 images, 129 layers, 67,948 bytes
 
 WORKDIR is one of run_all.sh, with its bins. The images are drawn at random, the same for the same names. fp16 is
-emulated (host/precision.py), bf16 is OpenVINO's. All of it runs on the CPU; no chip is needed, and nothing is said
-of one unless --dumps is given.
+emulated (host/precision.py), bf16 is OpenVINO's. Everything runs on the CPU; no chip is needed, and no statement about
+a chip is made without --dumps.
 
---dumps DIR: what a real NPU answered to the same images (result/dumpOutput_bs1, of the same weights and recipe). Its
-differences from float32 are held against those of the emulation: did the chip do what fp16 alone explains?
+--dumps DIR: a real NPU's dumps for the same images (result/dumpOutput_bs1, with the same weights and recipe). Their
+differences from float32 are compared with those of the emulation: does fp16 alone explain them?
 
-precision.html: UTF-8, self-contained, as report.py's pages. "Below 2^-14": share of float32's values, zeros apart,
-that fp16 has with fewer bits, or as zero below 2^-25. "Beyond 65504": values that are infinite or NaN in fp16, as they
+precision.html: UTF-8, self-contained, as report.py's pages. "Below 2^-14": share of float32's nonzero values that fp16
+represents with fewer bits, or as zero below 2^-25. "Beyond 65504": values that are infinite or NaN in fp16, as they
 would be on the chip.
 """
 import contextlib
@@ -33,7 +33,7 @@ from types import SimpleNamespace
 import _root
 
 import charts
-from common import runs
+from common import model, runs
 from common.cli import Failure, import_openvino, listing, parser_of, positive, printable, progress, run
 from common.files import as_written, hash_of, read, read_json
 from common.formats import find_dumps, parse_dump
@@ -42,13 +42,13 @@ from imagenet_acc_eval import TOP
 
 import numpy as np
 
-SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-25  # of fp16; what is smaller than the second becomes zero
-EXPLAINED = 2.0  # times the emulation's difference from float32: an NPU's within that is what fp16 alone explains
-FAR = 5.0  # times the emulation's largest difference: no other order of summation explains that
+SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-25  # of fp16; smaller values than the second become zero
+EXPLAINED = 2.0  # times the emulation's difference from float32: up to this, fp16 alone explains an NPU's difference
+FAR = 5.0  # times the emulation's largest difference: another order of summation cannot explain more
 
 
 def sample(folders: list, images: list, count: int, size: int) -> list:
-    """[(image, path of its bin)] of `count` images, drawn at random; raises Failure if a bin is not what it was."""
+    """Return [(image, path of its bin)] of `count` random images; raises Failure if a bin is missing or has changed."""
     chosen = sorted(random.Random(0).sample(sorted(images), min(count, len(images))))
     found = []
     for image in chosen:
@@ -62,17 +62,17 @@ def sample(folders: list, images: list, count: int, size: int) -> list:
 
 
 def tensor(path: Path, recipe: dict) -> np.ndarray:
-    """A bin of either kind as the network's float32 input (1, 3, crop, crop)."""
+    """Return a bin of either kind as the network's float32 input (1, 3, crop, crop)."""
     side = int(recipe["crop"])
     if recipe["dtype"] == "float32":
         return np.frombuffer(read(path, 12 * side * side), "<f4").reshape(1, 3, side, side)
     pixels = np.frombuffer(read(path, 3 * side * side), np.uint8).reshape(1, side, side, 3)
-    return np.ascontiguousarray(((pixels.astype("f4") / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
-                                 ).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(((pixels.astype("f4") / np.float32(255) - np.float32(model.MEAN))
+                                 / np.float32(model.STD)).transpose(0, 3, 1, 2))
 
 
 def compile_taps(onnx: Path, side: int, precision: str):
-    """(compiled model whose outputs are all layers, [their names]) for a batch of one, in f32, fp16 or bf16."""
+    """Return (a compiled model that outputs all layers, [their names]) for a batch of one, in f32, fp16 or bf16."""
     from host import om
     from host import precision as rounding
 
@@ -80,14 +80,14 @@ def compile_taps(onnx: Path, side: int, precision: str):
     core = openvino.Core()
     om.bound_memory(onnx, [(1, 3, side, side)])
     try:
-        model = core.read_model(onnx)
-    except Exception as error:  # any: of a damaged one
+        network = core.read_model(onnx)
+    except Exception as error:  # any: a damaged file raises nearly every type
         raise Failure(f"{onnx}: OpenVINO cannot read it ({' '.join(str(error).split())[-200:]})") from error
-    if len(model.inputs) != 1:
-        raise Failure(f"{onnx}: {len(model.inputs)} inputs, expected one")
-    model.reshape([1, 3, side, side])
-    layers = rounding.apply(openvino, model) if precision == "fp16" else rounding.results(model)
-    tapped = openvino.Model([openvino.opset13.result(output) for _, output in layers], model.get_parameters())
+    if len(network.inputs) != 1:
+        raise Failure(f"{onnx}: {len(network.inputs)} inputs, expected one")
+    network.reshape([1, 3, side, side])
+    layers = rounding.apply(openvino, network) if precision == "fp16" else rounding.results(network)
+    tapped = openvino.Model([openvino.opset13.result(output) for _, output in layers], network.get_parameters())
     config = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     compiled = core.compile_model(tapped, "CPU", config)
     if precision == "bf16" and om.effective_precision(compiled, precision) != "bf16":
@@ -97,14 +97,14 @@ def compile_taps(onnx: Path, side: int, precision: str):
 
 
 class Sums:
-    """What is summed up over the images for one layer, in float64."""
+    """Sums over the images for one layer, in float64."""
 
     def __init__(self):
         self.squares = self.difference = self.product = self.others = 0.0
         self.count = self.small = self.lost = self.beyond = self.finite = 0
 
     def add(self, exact: np.ndarray, other: np.ndarray):
-        """One image's values in float32 and in the other precision; those that are not finite are only counted."""
+        """Add one image's values in float32 and in the other precision; non-finite ones are only counted."""
         finite = np.isfinite(other)
         beyond = int(other.size - np.count_nonzero(finite))
         self.finite += other.size - beyond
@@ -122,7 +122,7 @@ class Sums:
         self.beyond += beyond
 
     def row(self, name: str) -> dict:
-        """For the table: relative error, cosine, shares."""
+        """Return the layer's row of the table: relative error, cosine, shares."""
         length = math.sqrt(self.squares * self.others)
         error = math.sqrt(self.difference / self.squares) if self.squares else math.inf if self.difference else 0.0
         alike = self.product / length if length else float(self.squares == self.others)  # 1 for zeros on both sides
@@ -132,12 +132,12 @@ class Sums:
 
 
 def run_both(onnx: Path, recipe: dict, images: list, precision: str) -> tuple:
-    """(rows of the table, float32 logits (N, classes), the precision's) over the images, [(name, path of its bin)]."""
+    """Return (rows of the table, float32 logits (N, classes), the precision's) for images [(name, path of its bin)]."""
     side = int(recipe["crop"])
     exact, names = compile_taps(onnx, side, "f32")
     other, others = compile_taps(onnx, side, precision)
     if names != others:
-        raise Failure(f"{onnx}: its layers cannot be told apart", 4)
+        raise Failure(f"{onnx}: OpenVINO names its layers differently in {precision}", 4)
     sums, logits = [Sums() for _ in names], ([], [])
     with progress(len(images), "images") as advance:
         for _, path in images:
@@ -153,7 +153,7 @@ def run_both(onnx: Path, recipe: dict, images: list, precision: str) -> tuple:
 
 
 def answers(logits: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
-    """ranks (N,) and top (N, up to 5) of logits (N, classes); an image that has NaN is wrong, and has no top: -1."""
+    """Return ranks (N,) and top (N, up to 5) of logits (N, classes); with NaN an image is wrong and its top is -1."""
     broken, known = np.isnan(logits).any(axis=1), np.nan_to_num(logits, nan=0.0, posinf=np.inf, neginf=-np.inf)
     ranks, top = rank(known, labels), highest(known, min(TOP, logits.shape[1]))
     ranks[broken], top[broken] = logits.shape[1] + 1, -1
@@ -161,9 +161,9 @@ def answers(logits: np.ndarray, labels: np.ndarray) -> SimpleNamespace:
 
 
 def flips(a: SimpleNamespace, b: SimpleNamespace, logits: np.ndarray, images: list, names: list) -> list:
-    """The images whose likeliest class changed, the greatest margin in float32 first.
+    """Return the images whose likeliest class changed, the greatest margin in float32 first.
 
-    The margin is what float32's logits of the two classes are apart; infinite where the answer is NaN.
+    The margin is the difference of the two classes' float32 logits, infinite if the other precision has NaN.
     """
     changed = np.flatnonzero(a.top[:, 0] != b.top[:, 0])
     margins = {int(i): float(logits[i, a.top[i, 0]] - logits[i, b.top[i, 0]]) if b.top[i, 0] >= 0 else math.inf
@@ -174,42 +174,43 @@ def flips(a: SimpleNamespace, b: SimpleNamespace, logits: np.ndarray, images: li
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Relative difference of each image's logits, (N, classes) each: |a - b| / |a|; infinite if b is not finite."""
+    """Return |a - b| / |a| for each image's logits, (N, classes) each; infinite if b is not finite."""
     with np.errstate(invalid="ignore"):
         found = np.linalg.norm(a.astype("f8") - b, axis=1) / np.linalg.norm(a.astype("f8"), axis=1)
     return np.where(np.isfinite(found), found, np.inf)
 
 
 def chip_verdict(folder: Path, images: list, exact: np.ndarray, emulated: np.ndarray, precision: str) -> dict:
-    """How far an NPU's dumps are from float32 and from the emulation, beside how far those are apart.
+    """Return the distances between an NPU's dumps, float32 and the emulation, and the verdict.
 
-    `told` is the line for it; flips and emulated_flips count images whose likeliest class is not float32's.
+    `verdict` is a line of text; flips and emulated_flips count images whose likeliest class is not float32's.
     """
     dumps = find_dumps(folder)
     missing = [image for image, _ in images if image not in dumps]
     if missing:
-        raise Failure(f"{folder}: no dump of {listing(missing)}: of the same images as WORKDIR?")
+        raise Failure(f"{folder}: no dump of {listing(missing)}; pass dumps of the same images as WORKDIR's")
     rows = []
     for image, _ in images:
         rows.append(parse_dump(dumps[image]))
         if len(rows[-1]) != exact.shape[1]:
-            raise Failure(f"{dumps[image]}: {len(rows[-1])} values, the network has {exact.shape[1]}: of another model")
+            raise Failure(f"{dumps[image]}: {len(rows[-1])} values, but the network has {exact.shape[1]}; of another "
+                          "model")
     chip = np.array(rows)
     off, off_emulated = distances(exact, chip), distances(exact, emulated)
     broken, broken_emulated = ~np.isfinite(off), ~np.isfinite(off_emulated)
-    whole = ~broken & ~broken_emulated
-    found = {"chip": median(off[whole]), "emulated": median(off_emulated[whole]),
-             "between": median(distances(emulated, chip)[whole]),
+    finite = ~broken & ~broken_emulated
+    found = {"chip": median(off[finite]), "emulated": median(off_emulated[finite]),
+             "between": median(distances(emulated, chip)[finite]),
              "flips": int(np.count_nonzero(answers(chip, chip.argmax(axis=1)).top[:, 0] != highest(exact, 1)[:, 0])),
              "emulated_flips": int(np.count_nonzero(answers(emulated, emulated.argmax(axis=1)).top[:, 0]
                                                     != highest(exact, 1)[:, 0]))}
     found["ratio"] = found["chip"] / found["emulated"] if found["emulated"] else math.inf if found["chip"] else 1.0
-    far = whole & (off > FAR * np.max(off_emulated[whole], initial=0.0))
+    far = finite & (off > FAR * np.max(off_emulated[finite], initial=0.0))
     names = np.array([image for image, _ in images])
-    found["told"] = (
+    found["verdict"] = (
         f"{made_by(folder)} differs from float32 by {100 * found['chip']:.3f} % (median over the images), the "
         f"emulation of {precision} by {100 * found['emulated']:.3f} %, the two from each other by "
-        f"{100 * found['between']:.3f} %; its likeliest class is another on {found['flips']} of {len(images)} images, "
+        f"{100 * found['between']:.3f} %; its likeliest class changes on {found['flips']} of {len(images)} images, "
         f"the emulation's on {found['emulated_flips']}: "
         + why(found["ratio"], precision, *(names[where].tolist() for where in (
             broken & ~broken_emulated, broken_emulated & ~broken, broken & broken_emulated, far))))
@@ -217,41 +218,41 @@ def chip_verdict(folder: Path, images: list, exact: np.ndarray, emulated: np.nda
 
 
 def why(ratio: float, precision: str, only_chip: list, only_emulated: list, both: list, far: list) -> str:
-    """What explains an NPU's values; the lists are images with NaN or infinite values, and those that are far off."""
+    """Return the explanation of an NPU's values; the lists are images with NaN or infinite values, and outliers."""
     if only_chip:
-        return f"{len(only_chip)} images have NaN or infinite values there alone ({listing(only_chip)}): {precision} " \
-               "does not explain that"
+        return f"{len(only_chip)} images have NaN or infinite values only there ({listing(only_chip)}), which " \
+               f"{precision} does not explain"
     if only_emulated:
-        return f"{len(only_emulated)} images have NaN or infinite values in the emulation alone " \
-               f"({listing(only_emulated)}): it computed in a wider range than {precision} has"
+        return f"{len(only_emulated)} images have NaN or infinite values only in the emulation " \
+               f"({listing(only_emulated)}): the NPU computed in a wider range than {precision} has"
     if far:
-        return f"{len(far)} images are more than {FAR:g} times as far off as any in the emulation ({listing(far)}): " \
-               f"{precision} does not explain those: look at them first"
+        return f"{len(far)} images differ more than {FAR:g} times as much as any in the emulation ({listing(far)}), " \
+               f"which {precision} does not explain; check them first"
     if ratio > EXPLAINED:
-        return f"{ratio:.1f} times what {precision} alone explains: look for another recipe, other weights, or an " \
-               "operator that the chip computes in another way"
+        return f"{ratio:.1f} times what {precision} alone explains; check recipe and weights, then look for an " \
+               "operator that the chip computes differently"
     if ratio < 1 / EXPLAINED:
-        return f"nearer to float32 than {precision} is: it computed in a higher precision"
-    return f"{precision} alone explains what the chip did" + (
+        return f"closer to float32 than {precision}: the NPU computed in a higher precision"
+    return f"{precision} alone explains the difference" + (
         f", with NaN or infinite values on {len(both)} images on both sides" if both else "")
 
 
 def made_by(folder: Path) -> str:
-    """Who made the dumps, as infer.py's record beside them tells, where there is one."""
+    """Return the device that made the dumps, from infer.py's record next to them, if any."""
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         path = Path(os.path.abspath(folder))
         if read_json(path.with_name(f"{path.name}.json"))["engine"] == "host":
-            return "the CPU stand-in (no NPU: its dumps say nothing of one)"
+            return "the CPU stand-in (not an NPU)"
     return "the NPU"
 
 
 def median(values: np.ndarray) -> float:
-    """Of any number of values, also none."""
+    """Return the median of any number of values, 0 of none."""
     return float(np.median(values)) if len(values) else 0.0
 
 
 def draw_errors(rows: list, precision: str):
-    """Relative error by layer, in the order of the network."""
+    """Draw the relative error by layer, in the order of the network."""
     def draw(axes):
         errors = [100 * row["error"] if 0 < row["error"] < math.inf else math.nan for row in rows]
         axes.plot(range(len(rows)), errors, "o-", color=charts.FIRST, markersize=3, linewidth=1)
@@ -269,7 +270,7 @@ def draw_errors(rows: list, precision: str):
 
 
 def print_layers(rows: list, precision: str):
-    """A line for each layer, in the order of the network; what is of fp16's range alone is left out for bf16."""
+    """Print a line per layer, in the order of the network; the columns on fp16's range are omitted for bf16."""
     width = max(len(row["name"]) for row in rows)
     print(f"{'layer':<{width}}  relative error     cosine"
           + ("  below 2^-14  beyond 65504" if precision == "fp16" else "   not finite"))
@@ -284,8 +285,8 @@ def main() -> int:
     parser.add_argument("workdir", metavar="WORKDIR", type=Path)
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="default: %(default)s")
     parser.add_argument("--images", type=positive, default=64, help="how many of the set (default: %(default)s)")
-    parser.add_argument("--dumps", metavar="DIR", type=Path, help="of a real NPU, of the same images")
-    parser.add_argument("--classes", metavar="NAMES.txt", type=Path, help="a class name in each line")
+    parser.add_argument("--dumps", metavar="DIR", type=Path, help="a real NPU's, for the same images")
+    parser.add_argument("--classes", metavar="NAMES.txt", type=Path, help="a class name per line")
     parser.add_argument("--out", metavar="PAGE.html", type=Path, help="default: WORKDIR/precision.html")
     args = parser.parse_args()
 
@@ -296,7 +297,7 @@ def main() -> int:
         size = 3 * int(recipe["crop"]) ** 2 * {"float32": 4, "uint8": 1}[recipe["dtype"]]
         digest = found.record["onnx"]["sha256"]
     if hash_of(onnx) != digest:
-        raise Failure(f"{onnx}: not the one of run.json; rerun run_all.sh")
+        raise Failure(f"{onnx}: not the file that run.json describes; rerun run_all.sh")
     images = sample(runs.bins_of(found), found.images, args.images, size)
     label_of = dict(zip(found.images, found.labels.tolist()))
     labels = np.array([label_of[image] for image, _ in images])
@@ -318,10 +319,10 @@ def main() -> int:
     print(f"top-1 changed on {len(changed)} of {len(images)} images"
           + (f", the largest margin in float32 {changed[0]['margin']:.3g}" if changed else ""))
     if first_broken:
-        print(f"{args.precision} leaves its range: the first infinite or NaN values are in {first_broken}; an NPU "
-              "would have them too")
+        print(f"{args.precision} overflows: the first infinite or NaN values are in {first_broken}; an NPU would have "
+              "them too")
     if chip:
-        print(chip["told"])
+        print(chip["verdict"])
     out = args.out or args.workdir / "precision.html"
     with charts.fonts_elsewhere():
         written = charts.write_page(

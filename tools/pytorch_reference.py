@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Measure plain PyTorch's accuracy on a labelled folder: the reference of a converted model.
+"""Measure plain PyTorch's accuracy on labeled images: the reference for a converted model.
 
 Usage:    python3 tools/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
                   [--interpolation bilinear|bicubic] [--of BINS...]
 Example:  python3 tools/pytorch_reference.py demo.pth.tar test/data/imagenet/val test/data/imagenet/val_label.txt
           93.75,100.0
 
-Prints top-1 and top-5 in percent, ready for imagenet_acc_eval.py --reference. It goes
-its own way from image to class (torchvision's transforms, PyTorch, torch.topk) and shares only the
-reading of the checkpoint with the suite, so that a fault in the suite shows as a difference.
+Prints top-1 and top-5 in percent, as imagenet_acc_eval.py --reference takes them. The path from image
+to class is independent (torchvision's transforms, PyTorch, torch.topk) and shares only the reading of
+the checkpoint with the suite, so that a fault in the suite shows as a difference.
 """
 from pathlib import Path
 
@@ -24,7 +24,7 @@ LEAST_TOP5 = 10.0  # percent; chance gives 0.5 on 1000 classes
 
 
 def predict(network, paths: list, short_side: int, interpolation: str):
-    """The likeliest classes of each image, int64 (images, up to 5)."""
+    """Return the likeliest classes of each image, int64 (images, up to 5)."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s")
     parser.add_argument("--of", metavar="BINS", type=Path, nargs="+", help="only images that have a .bin in "
-                        "these folders, as img_preprocess.py may have left out unreadable ones")
+                        "these folders: without those that img_preprocess.py left out")
     args = parser.parse_args()
 
     from img_preprocess import find_images

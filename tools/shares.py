@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Split a run over several processes or machines, and check that all shares are there before they are scored.
+"""Split a run over several processes or machines, and check that all shares are complete before scoring.
 
 Usage:    python3 tools/shares.py clean R/W
           python3 tools/shares.py verify BATCH_SIZE...
@@ -7,11 +7,11 @@ Example:  python3 tools/shares.py verify 1 16
           batch 1: 4 of 4 shares
           batch 16: 4 of 4 shares
 
-Run in the work directory. torchrun, srun (Slurm) or mpirun (Open MPI) start run_all.sh once for each chip; rank R of W
+Run in the work directory. torchrun, srun (Slurm) or mpirun (Open MPI) start run_all.sh once per chip; rank R of W
 works in ./shareRofW and writes its dumps to ./result/dumpShares_bsN/shareRofW.
 
-clean: remove what an earlier split into another number of shares left.
-verify: exit 3 while a share is missing or unfinished.
+clean: remove the shares of an earlier split into another number.
+verify: exit 3 if a share is missing or unfinished.
 """
 import re
 import shutil
@@ -22,8 +22,8 @@ import _root
 from common.cli import Failure, parser_of, run
 from common.files import read_json
 
-# The variables in which a launcher passes rank, number of ranks and rank on this host, and one that it always sets.
-# Slurm sets the first three in a batch script too, where nothing has been started yet: only srun sets the last.
+# A launcher's variables for rank, number of ranks and rank on this host, and one that only the launcher sets:
+# Slurm sets the first three in a batch script too, before srun has started any rank.
 LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", None),
     "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID"),
@@ -36,7 +36,7 @@ SHARE = re.compile(r"share(0|[1-9][0-9]{0,5})of([1-9][0-9]{0,5})")
 def of_this_process(environment) -> tuple:
     """Return (rank, number of ranks, rank on this host) from a launcher's variables; (0, 1, 0) without a launcher.
 
-    Raises Failure (status 2) if the variables are no numbers, or announce ranks that nobody started.
+    Raises Failure (status 2) if the variables are not numbers, or if the launcher did not start this process.
     """
     for launcher, (rank, size, local, started) in LAUNCHERS.items():
         if not environment.get(size) and not environment.get(rank):
@@ -59,14 +59,14 @@ def of_this_process(environment) -> tuple:
 
 
 def records(batch_size) -> list:
-    """Records of the shares of one batch size, in order of rank."""
+    """Return the paths of the shares' records of one batch size, in order of rank."""
     found = [path for path in Path(f"result/dumpShares_bs{batch_size}").glob("share*of*.json")
              if SHARE.fullmatch(path.stem)]
     return sorted(found, key=lambda path: int(SHARE.fullmatch(path.stem).group(1)))
 
 
 def verify(batch_size):
-    """Raise Failure unless all shares of a batch size are there and finished."""
+    """Raise Failure unless all shares of a batch size are present and finished."""
     place, found = f"result/dumpShares_bs{batch_size}", records(batch_size)
     if not found:
         raise Failure(f"{place}: contains no share; run the ranks first")

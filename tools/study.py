@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Separate what the recipe does to the accuracy from what the precision does, on the CPU.
+"""Separate the effects of preprocessing recipe and precision on the accuracy, on the CPU.
 
 Usage:    python3 tools/study.py run --onnx FILE --images DIR --labels FILE [--batch_size 1] [--precisions f32,fp16]
                   [--synsets MAP] [--aipp] [--on-error fail|skip] [--limit N | --sample N [--seed S]]
@@ -13,18 +13,18 @@ Example:  python3 tools/study.py report work/study --onnx work/xception.onnx
           342 bilinear instead of 333 bilinear, in f32: +4.444 points (-3.996 to +12.506), p = 0.5 (McNemar)
           ...
 
-run: for run_all.sh --study, in its work directory, with the stand-ins of host/ on PATH. Short side 333 and 342,
-bilinear and bicubic, each in float32 and fp16; bf16 too if asked for. It prints each command, and the report at the
-end. Run it again to resume.
+run: for run_all.sh --study, in its work directory, with the stand-ins of host/ on PATH. Runs short side 333 and 342,
+bilinear and bicubic, each in float32 and fp16, with --precisions also in bf16. It prints each command, and the report
+at the end. Run it again to resume.
 
-report: STUDY_DIR has a folder RESIZE_INTERPOLATION for each recipe, with details_f32.csv and so on of
-imagenet_acc_eval.py, and infer.py's records result/dump_f32.json and so on, which name what the CPU computed in. All
-are of the same images, so differences are counted image by image, and their intervals are narrow.
+report: STUDY_DIR has a folder RESIZE_INTERPOLATION for each recipe, with details_f32.csv etc. of imagenet_acc_eval.py,
+and infer.py's records result/dump_f32.json etc., which name the precision of the CPU. All runs have the same images, so
+differences are counted image by image, and their intervals are narrow.
 
-STUDY_DIR/study.csv: a header line, then a line for each recipe and precision: resize, interpolation, precision,
-images, top1 to top5 (percent), difference (of top-1, in points), low, high (its 95 % interval), p (McNemar).
---onnx: what was run. Only if it was made of the published weights (its metadata_props tell) is anything said of the
-published drop: it is theirs.
+STUDY_DIR/study.csv: a header, then a line per recipe and precision: resize, interpolation, precision, images, top1 to
+top5 (percent), difference (of top-1, in points), low, high (its 95 % interval), p (McNemar).
+--onnx: the network that was run. The report explains the published drop only if its metadata_props name the published
+weights.
 """
 import csv
 import io
@@ -48,14 +48,14 @@ import numpy as np
 RECIPES = [(resize, interpolation) for resize in (model.SHORT_SIDE, model.PORT_SHORT_SIDE)
            for interpolation in ("bilinear", "bicubic")]
 PRECISIONS = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}  # as the host engine names them
-REQUIRED = ["f32", "fp16"]  # bf16 is a preview of the stand-ins, and tells nothing about a chip
+REQUIRED = ["f32", "fp16"]  # bf16 is a preview of the stand-ins, and says nothing about a chip
 BASE = (model.SHORT_SIDE, "bilinear", "f32")
 COMMANDS = Path("commands.txt").absolute()  # run_all.sh's record
 PUBLISHED_DROP = round(model.PUBLISHED_TOP1 - model.PORT_TOP1, 3)  # points
 
 
 def load(folder: Path, precision: str) -> SimpleNamespace:
-    """One run: images, labels, ranks, top, and whether the CPU really computed in that precision."""
+    """Return a run: images, labels, ranks, top; real is False if the CPU computed in another precision."""
     path = folder / f"details_{precision}.csv"
     images, labels, ranks, _, top, _ = read_details(path)
     try:
@@ -72,11 +72,11 @@ def check_same(runs: dict):
     first = next(iter(runs.values()))
     for other in runs.values():
         if other.images != first.images or (other.labels != first.labels).any():
-            raise Failure(f"{other.path}: of other images or labels than {first.path}; rerun run_all.sh --study")
+            raise Failure(f"{other.path}: has other images or labels than {first.path}; rerun run_all.sh --study")
 
 
 def difference(a: SimpleNamespace, b: SimpleNamespace) -> dict:
-    """paired_rows' first: top-1 of b less that of a."""
+    """Return paired_rows' row for top-1: b's accuracy minus a's."""
     return paired_rows(a, b)[0]
 
 
@@ -93,7 +93,7 @@ def precisions_of(runs: dict) -> list:
 def print_table(runs: dict):
     """Print top-1 of each recipe and precision."""
     base, precisions = runs[BASE], precisions_of(runs)
-    print("top-1, % (points from 333 bilinear in f32)")
+    print(f"top-1, % (points from {BASE[0]} {BASE[1]} in {BASE[2]})")
     print(f"{'short side':<14}" + "".join(f"{precision:>18}" for precision in precisions))
     for recipe in RECIPES:
         cells = []
@@ -106,45 +106,45 @@ def print_table(runs: dict):
 
 
 def weights_of(onnx) -> str:
-    """'published', 'demo' or 'other', as the ONNX file's metadata_props tell."""
+    """Return 'published', 'demo' or 'other', from the ONNX file's metadata_props."""
     data = read(onnx, ONNX_LIMIT) if onnx else b""
     return "demo" if b"demo weights" in data else "published" if model.PUBLISHED_MD5.encode() in data else "other"
 
 
 def explain(runs: dict, weights: str):
-    """Print what recipe and precision change alone and together, and how much of the published drop that explains."""
-    base = runs[BASE]
+    """Print the effects of recipe and precision, alone and together, and their share of the published drop."""
+    base, ours, ports = runs[BASE], model.SHORT_SIDE, model.PORT_SHORT_SIDE
     total = len(base.images)
     recipe, fp16, both, bicubic = (difference(base, runs[key]) for key in (
-        (342, "bilinear", "f32"), (333, "bilinear", "fp16"), (342, "bilinear", "fp16"), (333, "bicubic", "f32")))
-    print(f"342 bilinear instead of 333 bilinear, in f32: {described(recipe)}")
-    print(f"333 bicubic instead of 333 bilinear, in f32: {described(bicubic)}")
-    print(f"fp16 instead of f32, 333 bilinear: {described(fp16)}")
+        (ports, "bilinear", "f32"), (ours, "bilinear", "fp16"), (ports, "bilinear", "fp16"), (ours, "bicubic", "f32")))
+    print(f"{ports} bilinear instead of {ours} bilinear, in f32: {described(recipe)}")
+    print(f"{ours} bicubic instead of {ours} bilinear, in f32: {described(bicubic)}")
+    print(f"fp16 instead of f32, {ours} bilinear: {described(fp16)}")
     if "bf16" in precisions_of(runs):
-        print(f"bf16 instead of f32, 333 bilinear: {described(difference(base, runs[333, 'bilinear', 'bf16']))}")
-    print(f"342 bilinear and fp16, as the ModelZoo port: {described(both)}")
+        print(f"bf16 instead of f32, {ours} bilinear: {described(difference(base, runs[ours, 'bilinear', 'bf16']))}")
+    print(f"{ports} bilinear and fp16, as the ModelZoo port: {described(both)}")
     for precision in precisions_of(runs):
-        if not runs[333, "bilinear", precision].real:
-            print(f"this CPU does not compute in {precision}: that column is f32's")
+        if not runs[ours, "bilinear", precision].real:
+            print(f"this CPU cannot compute in {precision}; that column was computed in f32")
     if weights == "other":
-        print(f"Nothing is said of the published drop of {PUBLISHED_DROP} points: it is of the published weights (md5 "
-              f"{model.PUBLISHED_MD5}) on ImageNet, and these are others, or not told with --onnx")
+        print(f"The published drop of {PUBLISHED_DROP} points is not explained: that takes the published weights (md5 "
+              f"{model.PUBLISHED_MD5}) and ImageNet; these weights are others, or --onnx is missing")
         return
     if weights == "demo":
-        print(f"{total} photos and demo weights cannot tell where the published drop of {PUBLISHED_DROP} points comes "
-              "from: that takes the published weights and ImageNet")
+        print(f"The published drop of {PUBLISHED_DROP} points is not explained: that takes the published weights and "
+              f"ImageNet, not {total} photos and demo weights")
         return
     half = (both["high"] - both["low"]) / 2
-    print(f"Of the {PUBLISHED_DROP} points from 78.892 to 78.35, recipe and fp16 together explain "
-          f"{-both['difference']:.3f} here ({-both['high']:.3f} to {-both['low']:.3f}), the recipe alone "
-          f"{-recipe['difference']:.3f}, fp16 alone {-fp16['difference']:.3f}; what is left is the chip's or CANN's, "
-          "or was not reproduced")
+    print(f"Of the {PUBLISHED_DROP} points from {model.PUBLISHED_TOP1} to {model.PORT_TOP1}, recipe and fp16 together "
+          f"explain {-both['difference']:.3f} here ({-both['high']:.3f} to {-both['low']:.3f}), the recipe alone "
+          f"{-recipe['difference']:.3f}, fp16 alone {-fp16['difference']:.3f}; the rest is due to the chip or CANN, or "
+          "was not reproduced")
     if half > PUBLISHED_DROP / 2:
-        print(f"{total} images are too few to be sure of it")
+        print(f"inconclusive: {total} images are too few for a drop of this size")
 
 
 def table_text(runs: dict) -> str:
-    """study.csv."""
+    """Return the content of study.csv."""
     base, text = runs[BASE], io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["resize", "interpolation", "precision", "images", "top1", "top2", "top3", "top4", "top5",
@@ -159,7 +159,7 @@ def table_text(runs: dict) -> str:
 
 
 def step(title: str, *command):
-    """Run one command of the study: print it as run_all.sh does, record it, end with its status if it fails."""
+    """Print a command as run_all.sh does, record it and run it; raises Failure with its exit status if it fails."""
     line = " ".join(shlex.quote(str(word)) for word in command)
     if not cli.quiet:
         say("")
@@ -213,7 +213,7 @@ def run_study(args):
 def report(study: Path, onnx):
     """Print the report on STUDY_DIR and write its study.csv."""
     present = [precision for precision in PRECISIONS
-               if precision in REQUIRED or (study / f"333_bilinear/details_{precision}.csv").exists()]
+               if precision in REQUIRED or (study / f"{BASE[0]}_{BASE[1]}/details_{precision}.csv").exists()]
     runs = {(*recipe, precision): load(study / f"{recipe[0]}_{recipe[1]}", precision)
             for recipe in RECIPES for precision in present}
     check_same(runs)
@@ -225,7 +225,7 @@ def report(study: Path, onnx):
 
 
 def precision_list(text: str) -> list:
-    """'f32,fp16' -> ['f32', 'fp16']; raises ValueError on anything else, or without f32 and fp16."""
+    """For argparse: 'f32,fp16' -> ['f32', 'fp16']; raises ValueError on anything else, or without f32 and fp16."""
     found = text.split(",")
     if len(set(found)) < len(found) or not set(REQUIRED) <= set(found) <= set(PRECISIONS):
         raise ValueError

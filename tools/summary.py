@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the accuracy and throughput of a finished run, and record what it was made of.
+"""Print the accuracy and throughput of a finished run, and record its inputs, versions and commands.
 
 Usage:    python3 tools/summary.py table RECORD.json... [--soc_version Ascend310] [--pure PURE.json...] [--csv OUT.csv]
           python3 tools/summary.py run --weights FILE --onnx FILE --batch_sizes 1,16 --soc_version CHIP
@@ -11,18 +11,19 @@ Example:  python3 tools/summary.py table result/dumpOutput_bs1.json result/dumpO
               1                   158.623        634.492       108.021
              16                   198.865         795.46       127.923  best
 
-table: the throughput of infer.py's records, a line for each batch size, the fastest marked. The Interface rate is the
-sum of all devices' rates; with several devices a line for each batch size lists them. An Ascend310 card has four chips,
-so one chip's rate times four is what a card can do on paper; for several chips, and other cards, there is no such
-factor. OUT.csv: a header line, then a line for each batch size: batch_size, devices, interface, per_card, e2e, pure.
+table: the throughput of infer.py's records, a line per batch size, the fastest marked. The Interface rate is the sum
+of all devices' rates; with several devices a second line lists them. An Ascend310 card has four chips, so the nominal
+rate of a card is one chip's times four; it is omitted for several chips and other cards. A rate that does not cover all
+images is marked partial. OUT.csv: a header, then a line per batch size: batch_size, devices, interface, per_card, e2e,
+pure.
 
-run: for run_all.sh, in its work directory. Writes run.json and throughput.txt from what the steps left, and prints both
-tables. --score: the shares of several ranks together. --csv: with the records of pure inference, result/pure_bsN.json.
+run: for run_all.sh, in its work directory. Writes run.json and throughput.txt from the results of the steps, and prints
+both tables. --score merges the shares of several ranks. --csv includes pure inference, from result/pure_bsN.json.
 
 run.json: {commands: [the command lines, in order; those of rank 0 first], versions, weights, onnx, om: {batch
 size: {sha256, precision}}, data_set: {source, count, listing_sha256: of each share}, recipe, soc_version,
 inference: {batch size: [the records of infer.py: devices, rates, its commands]}, reference, accuracy: {batch
-size: result.json's values}, demo, quick_look: the option that took some of the images}.
+size: result.json's values}, demo, quick_look: the option that selected some of the images}.
 """
 import contextlib
 import csv
@@ -43,7 +44,7 @@ from engines import is_ascend
 from host import om
 
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
-LARGEST = 1e12  # images/s that nothing reaches
+LARGEST = 1e12  # images/s; a larger number is not a rate
 CHIPS_PER_CARD = {"Ascend310": 4}  # Atlas 300I 3010; a 310P3 or 910 card has one
 STAGES = ("data read", "preprocess", "infer", "post")  # as the benchmark names them
 PACKAGES = {"numpy": "numpy", "PIL": "Pillow", "cv2": "opencv-python", "torch": "torch", "onnx": "onnx",
@@ -55,7 +56,7 @@ PRECISIONS = {"f32": "f32 (must_keep_origin_dtype)", "fp16": "fp16 (force_fp16)"
 # --- throughput -----------------------------------------------------------------------------------------------------
 
 def read_record(path: Path) -> dict:
-    """One record of infer.py; raises Failure if it is none, or of a run that did not finish."""
+    """Return a record of infer.py; raises Failure if it is invalid, or from a run that did not finish."""
     try:
         record = read_json(path)
         for key, kind in FIELDS.items():
@@ -78,7 +79,7 @@ def read_record(path: Path) -> dict:
 
 
 def merge(records: list, names: list) -> list:
-    """One record for each batch size: shares of several ranks are taken together, told apart by their names."""
+    """Return one record per batch size; the shares of several ranks, identified by `names`, are merged."""
     merged = {}
     for name, record in zip(names, records):
         merged.setdefault(record["batch_size"], []).append((Path(name), record))
@@ -86,31 +87,31 @@ def merge(records: list, names: list) -> list:
 
 
 def merge_shares(shares: list) -> dict:
-    """One record of the (path, record) pairs of one batch size; raises Failure if they are not of one om."""
+    """Return one record for the (path, record) pairs of a batch size; raises Failure if their om differ."""
     first, rates = shares[0][1], {}
     for path, record in shares:
         if record["made_from"].get("om") != first["made_from"].get("om"):
-            raise Failure(f"{path}: of another om than {shares[0][0]}; rerun the ranks")
+            raise Failure(f"{path}: made with another om than {shares[0][0]}; rerun the ranks")
         rates.update({f"{path.stem}, {device}": rate for device, rate in record["rates"].items()})
     if len(rates) < sum(len(record["rates"]) for _, record in shares):
-        raise Failure(f"{shares[0][0].name}: given twice: no rates to add up")
+        raise Failure(f"{shares[0][0].name}: given twice; pass each record once")
     return dict(first, rates=rates, e2e=None, images=sum(record.get("images", 0) for _, record in shares))
 
 
 def interface(record: dict):
-    """Return images/s over all devices, None if no part of the run was timed."""
+    """Return images/s of all devices together, None if no part of the run was timed."""
     rates = [rate["interface"] for rate in record.get("rates", {}).values()]
     return sum(rates) if rates else None
 
 
 def untimed(record: dict) -> int:
-    """Return how many images of a record its rates do not cover: those of a piece that was killed."""
+    """Return how many images of a record its rates do not cover, because the process that ran them was killed."""
     timed = [rate.get("images") for rate in record.get("rates", {}).values()]
     return record["images"] - sum(timed) if "images" in record and all(timed) else 0
 
 
 def rows(records: list, pure: dict, soc_version: str) -> list:
-    """A dict for each record, in order of batch size; rates in images/s, None where there is none."""
+    """Return a dict per record, in order of batch size; rates in images/s, None if unknown."""
     result = []
     for record in sorted(records, key=lambda record: record["batch_size"]):
         rate, devices = interface(record), len(record.get("rates", {}))
@@ -124,7 +125,7 @@ def rows(records: list, pure: dict, soc_version: str) -> list:
 
 
 def print_table(table: list, records: list, with_pure: bool):
-    """The table; the highest Interface rate is marked where there are several."""
+    """Print the table; of several Interface rates the highest is marked."""
     def figure(value):
         return "-" if value is None else f"{value:g}"
 
@@ -137,8 +138,8 @@ def print_table(table: list, records: list, with_pure: bool):
               + ("  best" if len(table) > 1 and row["interface"] == best else ""))
     for record in sorted(records, key=lambda record: record["batch_size"]):
         if untimed(record) > 0:
-            print(f"batch {record['batch_size']}: partial: {untimed(record)} of {record['images']} images were run by "
-                  "a process that was killed, and are in no rate")
+            print(f"batch {record['batch_size']}: partial: the rate does not cover {untimed(record)} of "
+                  f"{record['images']} images, whose process was killed")
         if len(record.get("rates", {})) > 1:
             parts = [f"device {device} {rate['interface']:g}" if ", " not in device else
                      f"{device.replace(', ', ' on device ')}: {rate['interface']:g}"
@@ -147,7 +148,7 @@ def print_table(table: list, records: list, with_pure: bool):
 
 
 def device_line(records: list, soc_version: str) -> str:
-    """What the records were measured on: the chip and the tool, or that it was none."""
+    """Return the device of the records: chip and tool, or the CPU stand-in."""
     engines = sorted({record["engine"] for record in records})
     devices = sorted({device.split(", ")[-1] for record in records for device in record["rates"]}, key=int)
     if engines == ["host"]:
@@ -156,7 +157,7 @@ def device_line(records: list, soc_version: str) -> str:
 
 
 def table(args, records: list, pure: dict):
-    """Print the throughput table, and write it to args.csv if asked to."""
+    """Print the throughput table, and write it to args.csv if given."""
     found = rows(records, pure, args.soc_version)
     print("Throughput, images/s")
     print(f"Device: {device_line(records, args.soc_version)}")
@@ -187,10 +188,10 @@ def rates_of(run_) -> list:
     return table_rows
 
 
-# --- what a run was made of -----------------------------------------------------------------------------------------
+# --- what ran -------------------------------------------------------------------------------------------------------
 
 def read_step(path: Path):
-    """A step's JSON file; raises Failure if it is missing or none."""
+    """Return the content of a step's JSON file; raises Failure if it is missing or damaged."""
     try:
         return read_json(path)
     except (FileNotFoundError, ValueError) as error:
@@ -198,7 +199,7 @@ def read_step(path: Path):
 
 
 def versions() -> dict:
-    """Return {package: version} of what is installed here, without importing it."""
+    """Return {package: version} of the installed packages, without importing them."""
     try:
         from importlib import metadata
     except ImportError:  # Python 3.7
@@ -214,9 +215,9 @@ def versions() -> dict:
 
 
 def describe_om(path: Path, onnx: str) -> dict:
-    """Return sha256 and precision of an om made from the ONNX file with sha256 `onnx`; raises Failure if it is not.
+    """Return sha256 and precision of an om; raises Failure if it was not made from the ONNX file with sha256 `onnx`.
 
-    A host om's header has its precision. The real atc leaves no trace of it, but compile_om.py does in om.json.
+    A host om's header has its precision. The real atc does not record it; compile_om.py does, in om.json.
     """
     digest = hash_of(path)
     if not is_ascend(path):
@@ -232,11 +233,11 @@ def describe_om(path: Path, onnx: str) -> dict:
     except FileNotFoundError:  # compiled by hand
         return {"sha256": digest, "precision": "not recorded"}
     except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{path}.json: missing or invalid field ({error}); compile the om again") from error
+        raise Failure(f"{path}.json: missing or invalid field ({error}); recompile the om") from error
 
 
 def describe_data_set(folders: list) -> tuple:
-    """(data_set, recipe) of run.json, from the manifests of the folders that hold the bins."""
+    """Return (data_set, recipe) of run.json, from the manifests of the folders that hold the bins."""
     manifests = []
     for folder in folders:
         with as_written(folder / "manifest.json"):
@@ -246,13 +247,13 @@ def describe_data_set(folders: list) -> tuple:
     first = manifests[0]
     for folder, manifest in zip(folders, manifests):
         if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
-            raise Failure(f"{folder}: of another source or recipe than {folders[0]}; rerun the ranks")
+            raise Failure(f"{folder}: has another source or recipe than {folders[0]}; rerun the ranks")
     return {"source": first["source"], "count": sum(manifest["count"] for manifest in manifests),
             "listing_sha256": [manifest["listing_sha256"] for manifest in manifests]}, first["recipe"]
 
 
 def figures(path: Path) -> dict:
-    """{key: value} of a result.json."""
+    """Return {key: value} of a result.json."""
     with as_written(path):
         return {row["key"]: row["value"] for row in read_step(path)["value"]}
 
@@ -274,7 +275,7 @@ def what_ran(run_) -> dict:
 
 
 def print_accuracy(args, records: list):
-    """Print the accuracy of the first batch size, and what the others lack."""
+    """Print the accuracy of the first batch size, and the failures of the others."""
     first, *others = args.batch_sizes.split(",")
     print(f"\n== Accuracy, batch {first}\nDevice: {device_line(records, args.soc_version)}")
     if args.subset:
@@ -340,11 +341,11 @@ def main() -> int:
     runs.add_argument("--onnx", type=Path, required=True)
     runs.add_argument("--batch_sizes", required=True, metavar="1,16")
     runs.add_argument("--reference", required=True, metavar="TOP1,TOP5")
-    runs.add_argument("--score", action="store_true", help="the shares of several ranks together")
+    runs.add_argument("--score", action="store_true", help="merge the shares of several ranks")
     runs.add_argument("--demo", action="store_true", help="the weights are the demo's")
-    runs.add_argument("--subset", default="", metavar="TEXT", help="which of the images were taken, if not all")
+    runs.add_argument("--subset", default="", metavar="TEXT", help="the option that selected some of the images")
     for command in (tables, runs):
-        command.add_argument("--soc_version", default="", metavar="CHIP", help="for the figure per card and the title")
+        command.add_argument("--soc_version", default="", metavar="CHIP", help="for the rate per card and the title")
         command.add_argument("--csv", metavar="OUT.csv", type=Path)
     args = parser.parse_args()
     if args.command == "run":
