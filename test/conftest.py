@@ -4,11 +4,14 @@ The network's weights are those of the reference logits in xception_reference.np
 NumPy alone, by name, so that nothing large is stored.
 """
 import fcntl
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -77,15 +80,52 @@ def reference_state(reference_rows):
 
 def run(*command, cwd, env=None, status=0, **options) -> subprocess.CompletedProcess:
     """Run a command as a user would, with the suite's Python and host/ first on PATH; check its exit status."""
+    words = [os.fspath(word) for word in command]
     path = os.pathsep.join([str(SUITE / "host"), str(Path(sys.executable).parent), os.environ["PATH"]])
-    result = subprocess.run(
-        [os.fspath(word) for word in command], cwd=cwd, env={**os.environ, "PATH": path, **(env or {})},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options,
-    )
+    environment = {**os.environ, "PATH": path, **(env or {})}
+    script = script_of(words)
+    if script and not options and not any(name.startswith(("PYTHON", "LC_", "LANG", "LD_")) for name in env or {}):
+        result = launch(script, cwd, environment)
+    else:
+        result = subprocess.run(words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+                                text=True, check=False, **options)
     message = f"{command}\nexit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     assert status is None or result.returncode == status, message
     assert "Traceback (most recent call last):\n  File" not in result.stderr, message
     return result
+
+
+def script_of(words: list):
+    """Return the suite's Python script and its arguments, None for another command."""
+    words = words[1:] if words[0] in (sys.executable, "python3") else words
+    path = Path(words[0])
+    if path.is_absolute() and path.parent in (SUITE, SUITE / "tools", SUITE / "host") and path.is_file() \
+            and path.read_bytes().startswith(b"#!/usr/bin/env python3"):
+        return words
+    return None
+
+
+LIBRARIES = ("numpy", "PIL.Image", "tqdm", "cv2", "onnx", "openvino", "jinja2", "matplotlib.figure",
+             "matplotlib.font_manager", "matplotlib.backends.backend_svg")
+TORCH = ("xception_pth2onnx.py", "make_demo.py", "pytorch_reference.py")  # for others its fork takes too long
+connections = {}  # {libraries: the socket of the launcher.py that has them}
+
+
+def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
+    """Run a script by launcher.py, which is started with the first one."""
+    libraries = (*LIBRARIES, "torch") if os.path.basename(words[0]) in TORCH else LIBRARIES
+    if libraries not in connections:
+        connections[libraries], theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        subprocess.Popen([sys.executable, SUITE / "test/launcher.py", str(theirs.fileno()), *libraries],
+                         stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        theirs.close()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        request = json.dumps([words, os.fspath(cwd), environment]).encode()
+        socket.send_fds(connections[libraries], [request], [out.fileno(), err.fileno()])
+        answer = connections[libraries].recv(100)
+        assert answer, "launcher.py has ended"
+        texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+    return subprocess.CompletedProcess(words, int(answer), *texts)
 
 
 @pytest.fixture(scope="session")

@@ -331,7 +331,7 @@ def test_om_py_describes_and_checks(small):
     (small / "a.om").write_bytes(ascend)
     assert "complete om for an Ascend chip" in run(sys.executable, tool, "a.om", cwd=small).stdout
     (small / "a.om").write_bytes(ascend[:-1])
-    assert "cut short" in run(sys.executable, tool, "a.om", cwd=small, status=3).stderr
+    assert "truncated" in run(sys.executable, tool, "a.om", cwd=small, status=3).stderr
     assert "No such file" in run(sys.executable, tool, "none.om", cwd=small, status=4).stderr
 
 
@@ -396,7 +396,7 @@ def test_bf16_names_what_the_cpu_really_computes_in(small):
     expected = expected_logits(small)
     error = np.abs(found - expected).max() / np.abs(expected).max()
     assert (1e-4 < error < 0.1) if precision == "bf16" else error < 1e-6
-    assert ("this CPU has no bf16: " in output) == (precision == "f32")
+    assert ("this CPU has no bf16; " in output) == (precision == "f32")
     assert ("emulates it" in output) == (precision == "bf16" and not has_bf16)
     assert not has_bf16 or precision == "bf16"
 

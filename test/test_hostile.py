@@ -317,12 +317,12 @@ MODELS = {  # name: (function that returns the model, start of the error line, t
         lambda place=place, location=location: PLACES[place](elsewhere(location)),
         "E19005", "its weights are in [") for place, location in LOCATIONS},
     "28 nested branches": (lambda: in_branches(numpy_helper.from_array(np.ones((3, CLASSES), "f4")), 28),
-                           "E19005", "more than 8 graphs"),
+                           "E19005", "more than 8 nested graphs"),
     "no nodes": (lambda: edited(lambda model: model.graph.ClearField("node"), 25), "E19005", "empty"),
     "no input but weights": (lambda: edited(lambda model: setattr(model.graph.input[0], "name", "weight")),
-                             "E19005", "an input without a batch"),
+                             "E19005", "it has no input, or one without a batch"),
     "scalar input": (lambda: edited(lambda model: model.graph.input[0].type.tensor_type.shape.ClearField("dim")),
-                     "E19005", "an input without a batch"),
+                     "E19005", "it has no input, or one without a batch"),
     "control characters in an operator": (
         lambda: edited(lambda model: setattr(model.graph.node[0], "op_type", "a\n\x1b[2J" + "x" * 2000), 25),
         "E19010", "\\x1b[2J"),
@@ -407,7 +407,7 @@ CASES.update({
         5 << 20)}, "x.om: ", "header"),
     "om: surplus payload": Case(CHECK_OM, {
         "x.om": from_small(lambda header, payload: with_header(header, payload + b"x"))}, "x.om: ", "payload bytes"),
-    "om: Ascend's, cut": Case(CHECK_OM, {"x.om": b"IMOD"}, "x.om: ", "cut short"),
+    "om: Ascend's, cut": Case(CHECK_OM, {"x.om": b"IMOD"}, "x.om: ", "truncated"),
     "om: payload of noise": Case(RUN_OM, {"x.om": from_small(lambda header, payload: resealed(
         header, np.random.default_rng(0).bytes(len(payload))))}, "x.om: ", "OpenVINO cannot load it"),
     "om: half a payload": Case(RUN_OM, {"x.om": from_small(lambda header, payload: resealed(

@@ -20,18 +20,30 @@ def make(folder, *words, source="source", status=0):
     return done.stdout, (folder / "out.txt").read_text()
 
 
-@pytest.fixture
-def maps(tmp_path):
-    """The four files that tell the synsets, in the kit's order or sorted."""
+MAPS = ("map_clsloc.txt", "LOC_synset_mapping.txt", "names_only.txt", "meta.mat")
+
+
+@pytest.fixture(scope="session")
+def all_maps(tmp_path_factory):
+    """A folder with the four files that list the synsets, in the kit's order or sorted."""
     import scipy.io
 
+    folder = tmp_path_factory.mktemp("maps")
     order = np.argsort(KIT)
-    (tmp_path / "map_clsloc.txt").write_text("".join(f"{SYNSETS[i]} {KIT[i]} thing_{i}\n" for i in order))
-    (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"{name} thing, other thing\n" for name in SYNSETS))
-    (tmp_path / "names_only.txt").write_text("\n".join(SYNSETS))
+    (folder / "map_clsloc.txt").write_text("".join(f"{SYNSETS[i]} {KIT[i]} thing_{i}\n" for i in order))
+    (folder / "LOC_synset_mapping.txt").write_text("".join(f"{name} thing, other thing\n" for name in SYNSETS))
+    (folder / "names_only.txt").write_text("\n".join(SYNSETS))
     kinds = [("ILSVRC2012_ID", float), ("WNID", object), ("words", object), ("num_children", float)]
     rows = [(KIT[i], SYNSETS[i], "thing", 0) for i in order] + [(1001, "n99999999", "all things", 5)]
-    scipy.io.savemat(tmp_path / "meta.mat", {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
+    scipy.io.savemat(folder / "meta.mat", {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
+    return folder
+
+
+@pytest.fixture
+def maps(all_maps, tmp_path):
+    """The test's folder, with MAPS in it."""
+    for name in MAPS:
+        (tmp_path / name).symlink_to(all_maps / name)
     return tmp_path
 
 
@@ -48,12 +60,17 @@ def maps(tmp_path):
     ("ImageId,PredictionString\na.JPEG,n00001003 85 1 499 272\nb.JPEG,n00001000 1 1 2 2 n00001000 1 1 3 3 \n"
      "c.JPEG,n00001999 1 1 2 2\n", "CSV"),
 ])
-@pytest.mark.parametrize("synsets", ["map_clsloc.txt", "LOC_synset_mapping.txt", "names_only.txt", "meta.mat"])
-def test_every_file_becomes_the_same_labels(text, kind, synsets, maps):
+def test_every_file_becomes_the_same_labels(text, kind, maps):
     (maps / "source").write_text(text, newline="")
-    out, labels = make(maps, f"--synsets={synsets}")
+    out, labels = make(maps, "--synsets=LOC_synset_mapping.txt")
     assert labels == WANTED
     assert out == f"3 labels in out.txt, 3 classes, from {kind}\n"
+
+
+@pytest.mark.parametrize("synsets", MAPS)
+def test_every_map_gives_the_same_labels(synsets, maps):
+    (maps / "source").write_text("file,label\na.JPEG,n00001003\nb.JPEG,n00001000\nc.JPEG,n00001999\n")
+    assert make(maps, f"--synsets={synsets}")[1] == WANTED
 
 
 @pytest.mark.parametrize("synsets", ["map_clsloc.txt", "meta.mat"])
