@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,32 +129,78 @@ def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(words, int(answer), *texts)
 
 
-@pytest.fixture(scope="session")
-def work(tmp_path_factory, reference_state):
-    """A folder with reference.pth, xception.onnx made of it, and its oms for batches of 1 and 4."""
+def made_once(tmp_path_factory, name: str, make) -> Path:
+    """Return a folder that make(folder) has filled; of several pytest processes the first makes it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reference"
-    with open(f"{folder}.lock", "w") as lock:  # of several pytest processes the first makes it
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done = Path(f"{folder}.done")
+    with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            unfinished = Path(f"{folder}.part")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            make_reference(unfinished, reference_state)
-            unfinished.rename(folder)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
     return folder
 
 
-def make_reference(folder, reference_state):
-    """Fill a folder for `work`."""
-    import torch
+@pytest.fixture(scope="session")
+def work(tmp_path_factory, reference_state):
+    """A folder with reference.pth, xception.onnx made of it, and its oms for batches of 1 and 4."""
+    def make(folder):
+        import torch
 
-    torch.save(reference_state, folder / "reference.pth")
-    run(sys.executable, SUITE / "xception_pth2onnx.py", "reference.pth", "xception.onnx", cwd=folder)
-    for batch in (1, 4):
-        run(SUITE / "host/atc", "--framework=5", "--model=xception.onnx", f"--output=xception_bs{batch}",
-            "--input_format=NCHW", f"--input_shape=image:{batch},3,299,299", "--log=error", "--soc_version=Ascend310",
-            cwd=folder)
+        torch.save(reference_state, folder / "reference.pth")
+        run(sys.executable, SUITE / "xception_pth2onnx.py", "reference.pth", "xception.onnx", cwd=folder)
+        for batch in (1, 4):
+            run(SUITE / "host/atc", "--framework=5", "--model=xception.onnx", f"--output=xception_bs{batch}",
+                "--input_format=NCHW", f"--input_shape=image:{batch},3,299,299", "--log=error",
+                "--soc_version=Ascend310", cwd=folder)
+    return made_once(tmp_path_factory, "reference", make)
+
+
+@pytest.fixture(scope="session")
+def default_job(tmp_path_factory):
+    """`bash run_all.sh` once: stdout, stderr, its work directory, and its home directory, empty before it."""
+    def make(folder):
+        (folder / "home").mkdir()
+        done = run("bash", SUITE / "run_all.sh", "--workdir", folder / "work", cwd=folder / "home",
+                   env={"HOME": str(folder / "home")})
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+    folder = made_once(tmp_path_factory, "job", make)
+    return SimpleNamespace(stdout=(folder / "stdout").read_text(), stderr=(folder / "stderr").read_text(),
+                           work=folder / "work", home=folder / "home")
+
+
+def copy_of_work(work, target):
+    """Copy a work directory, its large files by links: no script writes those in place."""
+    shutil.copytree(work, target, copy_function=lambda source, copy: (
+        os.link if os.path.getsize(source) > 1 << 18 else shutil.copy2)(source, copy))
+
+
+def few_photos(folder: Path) -> Path:
+    """Make a data set of 11 of the photos, folder/imagenet/val and val_label.txt."""
+    (folder / "imagenet/val").mkdir(parents=True)
+    lines = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines(keepends=True)[1::4]
+    for name in (line.split()[0] for line in lines):
+        (folder / "imagenet/val" / name).symlink_to(SUITE / "test/data/imagenet/val" / name)
+    (folder / "imagenet/val_label.txt").write_text("".join(lines))
+    return folder / "imagenet"
+
+
+def copy_of_the_suite(folder, work):
+    """Make a checkout in `folder` with the same .venv, and a copy of the work directory of a finished run."""
+    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=SUITE,
+                           capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SUITE / name, folder / name, follow_symlinks=False)
+    os.symlink(SUITE / ".venv", folder / ".venv")
+    copy_of_work(work, folder / "work")
+    for path in (folder / "work").glob("*.om.json"):  # so that the oms are up to date there too
+        path.write_text(path.read_text().replace(f"{SUITE}/", f"{folder}/"))
+    return folder
 
 
 def small_model(batch="-1", opset=11, domains=1, outputs=1):

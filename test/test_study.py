@@ -79,7 +79,7 @@ def test_each_cause_is_reported_with_its_interval(tmp_path):
 
 
 def test_enough_images_are_not_doubted(tmp_path):
-    make_study(tmp_path / "study", {}, images=50_000)
+    make_study(tmp_path / "study", {}, images=5000)
     out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
     assert "together explain" in out
     assert "too few" not in out

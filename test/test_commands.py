@@ -1,0 +1,102 @@
+"""The commands of README and docs, run as printed."""
+import re
+import subprocess
+
+from conftest import SUITE, copy_of_the_suite, few_photos
+
+import pytest
+
+PAGES = sorted(path.name for path in (SUITE / "docs").glob("*.md") if path.name != "README.zh-CN.md")
+
+
+def blocks(page: str, language: str) -> list:
+    """The code blocks of one language in a page."""
+    text = (SUITE / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run_commands(commands: str, copy):
+    """Run `commands` in a shell of their own in a checkout; return the finished process."""
+    environment = {"HOME": str(copy), "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    result = subprocess.run(["bash", "-euo", "pipefail"], input=commands, cwd=copy, env=environment,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+def not_ignored(copy) -> set:
+    """What commands left in a checkout that .gitignore does not name."""
+    if not (copy / ".git").exists():
+        subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=normal", "-z"], cwd=copy,
+                            capture_output=True, text=True, check=True).stdout
+    return {name[3:].rstrip("/") for name in status.split("\0") if name} - {path.name for path in SUITE.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def after_readme(default_job, tmp_path_factory):
+    """(finished process, checkout) of all commands of the README in one shell, in order, in a new checkout.
+
+    Two are not run again: `bash run_all.sh` is default_job, and `bash test/run.sh` is what runs this test. The
+    published weights are not here, so that the command which needs them must report just that. The variables for images
+    and labels are edited, as the README tells its reader to: 11 photos.
+    """
+    copy = copy_of_the_suite(tmp_path_factory.mktemp("readme") / "suite", default_job.work)
+    few_photos(copy / "work/few")
+    commands = "".join(blocks("README.md", "bash"))
+    real = "bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu\n"
+    for old, new in {"bash test/run.sh\n": "", "bash run_all.sh\n": "", real: f"if {real.rstrip()}; then exit 99; fi\n",
+                     "=test/data/imagenet/val ": "=work/few/imagenet/val ",
+                     "=test/data/imagenet/val_label.txt ": "=work/few/imagenet/val_label.txt "}.items():
+        assert commands.count(old) == 1
+        commands = commands.replace(old, new)
+    return run_commands(commands, copy), copy
+
+
+def test_readme_commands_run_as_printed(after_readme):
+    result, copy = after_readme
+    assert "xception-c0a72b38.pth.tar: no such file; README section 1" in result.stderr
+    assert "11 of 11 tensors compared with torchvision: every bit equal" in result.stdout
+    assert "agrees with result_bs1.json" in result.stdout
+    assert "PASSED" in result.stdout
+    assert (copy / "result_bs1.json").read_bytes() == (copy / "result_bs16.json").read_bytes()
+    assert "work/report.html: 45 images" in result.stdout
+    assert not not_ignored(copy)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(f"docs/{page}", "bash")])
+def test_docs_commands_run_as_printed(page, after_readme):
+    """A page's commands in a shell of their own, after the README's, with the README's variables."""
+    _, copy = after_readme
+    variables = "images=work/few/imagenet/val\nlabels=work/few/imagenet/val_label.txt\nsource env.sh\n"
+    result = run_commands("".join([variables, *blocks(f"docs/{page}", "bash")]), copy)
+    if page == "formats.md":
+        difference = re.search("^compared with result/dumpOutput_bs1: same top-5 on 11 of 11 images; largest "
+                               r"difference (\S+) ", result.stdout, re.MULTILINE)
+        assert 0 < float(difference.group(1)) < 1e-5  # float32 arithmetic, in two orders
+        assert "ave_throughputRate" in result.stdout
+        assert "agrees with result_bs1.json" in result.stdout
+    assert not not_ignored(copy)
+
+
+def test_readme_has_the_guides_sections_and_published_figures():
+    text = (SUITE / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (?:(\d)\. )?(\w+)", text, re.MULTILINE) == [
+        ("", "Quick"), ("", "Run"), ("1", "Model"), ("2", "Environment"), ("3", "Conversion"), ("4", "Data"),
+        ("5", "Offline"), ("6", "Accuracy"), ("7", "Performance"), ("", "If"), ("", "Documentation")]
+    for figure in ("78.892", "94.292", "78.35", "94.31", "78.8 ", "94.33", "203a36dce3e49d45e5d742efbad5ba65",
+                   "158.623", "182.215", "203.357", "198.865", "164.302", "7b9718b", "1610.02357"):
+        assert figure in text, figure
+
+
+def test_the_readmes_example_has_the_shape_of_what_is_printed(default_job):
+    tables = default_job.stdout[default_job.stdout.index("== Accuracy"):]
+
+    def shape(text):
+        text = re.sub(r"  best$", "", text, flags=re.MULTILINE)
+        text = re.sub(r"OpenVINO .*", "OpenVINO", text)
+        text = re.sub(r"^/\S+/", "/", text, flags=re.MULTILINE)
+        return [re.sub(r"[\d.]+", "#", line).split() for line in text.strip().splitlines()]
+
+    (example,) = [block for block in blocks("README.md", "text") if block.startswith("== Accuracy")]
+    assert shape(example) == shape(tables)
