@@ -145,7 +145,7 @@ def fold(module, fuse):
 def test_the_log_says_that_the_real_tool_differs(small):
     said = atc(small)
     assert "f32, for the CPU of this machine" in said
-    assert "the real atc would compute in fp16 here: --precision_mode=force_fp16 emulates it" in said
+    assert "the real atc would compute in fp16; --precision_mode=force_fp16 emulates it" in said
     assert "would compute in fp16" not in atc(small, "--precision_mode=must_keep_origin_dtype")
     assert "fp16, emulated" in atc(small, "--precision_mode_v2=fp16")
     assert "fp16, emulated" in run(sys.executable, SUITE / "host/om.py", "m.om", cwd=small).stdout
@@ -285,7 +285,7 @@ def test_layers_against_numpy(layout, tmp_path):
     page = (tmp_path / "w/precision.html").read_text()
     assert done.stdout.splitlines()[-1] == (f"{tmp_path}/w/precision.html: 20 images, 4 layers, "
                                             f"{len(page.encode()):,} bytes")
-    assert "emulated: weights, input and each operator's result rounded" in page
+    assert "Emulated fp16: weights, input and each operator's result are rounded" in page
 
 
 def test_the_layer_that_overflows_is_named(tmp_path):
@@ -328,7 +328,7 @@ def test_values_that_overflow_are_counted(tmp_path):
     (lambda chip, exact: chip, "fp16 alone explains the difference"),
     (lambda chip, exact: chip + 0.05 * np.random.default_rng(0).normal(0, 1, chip.shape),
      "(img_00000, img_00001, img_00002 and 17 more), which fp16 does not explain; check them first"),
-    (lambda chip, exact: exact + 3 * (chip - exact), "3.0 times what fp16 alone explains: look for another recipe"),
+    (lambda chip, exact: exact + 3 * (chip - exact), "3.0 times what fp16 alone explains; check recipe and weights"),
     (lambda chip, exact: exact, "closer to float32 than fp16: the NPU computed in a higher precision"),
     (lambda chip, exact: np.where(np.arange(20)[:, np.newaxis] < 9, -3 * exact, chip),
      "9 images differ more than 5 times as much as any in the emulation (img_00000, img_00001, img_00002 and 6 more)"),
@@ -351,7 +351,7 @@ def test_dumps_of_an_npu(change, message, tmp_path):
     assert f"the NPU differs from float32 by {100 * np.median(exact):.3f} %" in done.stdout
     changed = np.count_nonzero(np.where(np.isfinite(chip), chip, -np.inf).argmax(axis=1) != logits.argmax(axis=1))
     if np.isfinite(chip).all():
-        assert f"its likeliest class is another on {changed} of 20 images" in done.stdout
+        assert f"its likeliest class changes on {changed} of 20 images" in done.stdout
 
 
 @pytest.mark.parametrize("scale", [40_000.0, 80_000.0])

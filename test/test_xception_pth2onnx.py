@@ -70,7 +70,7 @@ def test_second_run_keeps_the_file_and_other_weights_replace_it(tmp_path, refere
     assert "opset 11" in first.stdout
     assert "largest difference from PyTorch" in first.stdout
     before = (tmp_path / "out.onnx").stat().st_mtime_ns
-    assert "kept" in convert("a.pth", tmp_path).stdout
+    assert "up to date" in convert("a.pth", tmp_path).stdout
     assert (tmp_path / "out.onnx").stat().st_mtime_ns == before
     state["fc.bias"] = state["fc.bias"] + 1
     torch.save(state, tmp_path / "a.pth")
