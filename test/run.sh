@@ -26,9 +26,9 @@ mkdir -p "$TMPDIR"
 
 ruff check .
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
-# The files with the longest tests first, so that no core waits for one of them at the end
+# Files with long tests first, so that no core waits for one at the end; commands needs what default_job makes
 (($#)) || set -- -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=20 \
-  test/test_{faults,run_all_cann,default_job,xception_pth2onnx,study,torchrun,hostile,report,precision}.py test
+  test/test_{default_job,faults,run_all_cann,commands,xception_pth2onnx,study,torchrun,report,hostile}.py test
 # a mount namespace of their own, for small disks that run full (test_faults.py)
 namespace=(unshare --mount)
 ((EUID == 0)) || namespace+=(--map-root-user)

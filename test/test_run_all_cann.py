@@ -706,22 +706,42 @@ def test_an_old_om_does_not_stand_in_for_one_that_atc_did_not_write(inputs, run,
     assert (good.status, good.calls) == (0, [atc_call(1, inputs.onnx)])
 
 
-@pytest.mark.parametrize("fault", ["missing-dumps", "init-exit0", "init-exit1", "size-mismatch",
-                                   "no-perf", "nan", "short-dump"])
-def test_benchmark_fails(run, work, fault):
+def test_benchmark_fails(run, work):
     """On top of the dumps and the perf file of an earlier run that was interrupted."""
     expected = content(work)
-    (work / "result/dumpOutput_bs1.json").unlink()
-    (work / "result/dumpOutput_bs1").rename(work / "result/dumpOutput_device0")
-    bad = run("--batch_sizes=1", FAKE_CANN_FAIL=fault)
+    interrupted(work)
+    bad = run("--batch_sizes=1", FAKE_CANN_FAIL="missing-dumps")
     assert failed_step(bad) == "5 Offline inference, batch 1"
     assert bad.calls == [benchmark_call(1)]
     good = run("--batch_sizes=1")
     assert good.status == 0
     assert [call[0] for call in good.calls] == [BENCHMARK]
-    dumps = {name: data for name, data in expected.items() if "dumpOutput" in name and name.endswith(".txt")}
-    assert dumps.items() <= content(work).items()
+    assert dumps_in(expected).items() <= content(work).items()
     assert content(work)["result_bs1.json"] == expected["result_bs1.json"]
+
+
+def interrupted(work):
+    """Make the work directory as a run leaves it that was killed between the benchmark's end and the record."""
+    (work / "result/dumpOutput_bs1.json").unlink()
+    (work / "result/dumpOutput_bs1").rename(work / "result/dumpOutput_device0")
+
+
+def dumps_in(files: dict) -> dict:
+    return {name: data for name, data in files.items() if "dumpOutput_bs1/" in name and name.endswith(".txt")}
+
+
+@pytest.mark.parametrize("fault", ["init-exit0", "init-exit1", "size-mismatch", "no-perf", "nan", "short-dump"])
+def test_each_fault_of_the_benchmark_ends_the_step(inputs, work, tmp_path, fault):
+    """As above, with the step's command alone."""
+    expected = dumps_in(content(work))
+    interrupted(work)
+    command = [sys.executable, SUITE / "tools/infer.py", "./xception_bs1.om", "result/dumpOutput_bs1",
+               "--info=./xception.info", "--batch_size=1", "--device_ids=0"]
+    for changes, status in (({"FAKE_CANN_FAIL": fault}, 4), ({}, 0)):
+        done = subprocess.run(command, cwd=work, env=environment(inputs, tmp_path, **changes), capture_output=True,
+                              check=False)
+        assert done.returncode == status, done.stderr
+    assert dumps_in(content(work)) == expected
 
 
 def test_stale_dumps_that_the_benchmark_leaves_are_never_scored(run, work):

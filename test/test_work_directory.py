@@ -162,7 +162,8 @@ def test_an_output_that_is_no_file_is_left_as_it_is(kind, tmp_path):
         os.mkfifo(out)
     else:
         out.symlink_to("/dev/null" if kind == "device" else "/proc/self/fd/1")
-    done = run(sys.executable, SUITE / "tools/labels.py", "l.txt", "out", cwd=tmp_path, status=4)
+    # with a timeout run() starts a process by itself, whose stdout is a pipe
+    done = run(sys.executable, SUITE / "tools/labels.py", "l.txt", "out", cwd=tmp_path, status=4, timeout=60)
     assert done.stderr == "labels.py: 'out': not a regular file, nor the name of a new one\n"
     assert out.is_symlink() or out.is_fifo()
 
