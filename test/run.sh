@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# All tests and linters; makes .venv with what is missing first, and where it is root on Debian or Ubuntu installs
-# chromium (else install it, or google-chrome, by hand).
+# Run all linters and tests. Installs missing packages into .venv first and, as root on Debian or Ubuntu, chromium
+# (elsewhere install it, or google-chrome, by hand).
 #
 # Usage:    bash test/run.sh [PYTEST ARGUMENT...]
-# Example:  bash test/run.sh                          everything, 20 to 25 minutes on two cores
+# Example:  bash test/run.sh                          everything, under 10 minutes on two cores
 #           bash test/run.sh test/test_host.py -x     linters, then one file
 #           bash test/run.sh test/test_faults.py --kills 40     the full fault injection, about 10 minutes
 #           bash test/run.sh test/test_soak.py --soak 20000     the full soak, about 10 minutes and 25 GB
@@ -14,14 +14,14 @@ suite=$PWD
 
 source tools/venv.sh
 make_venv test-requirements.txt "about 6 GB" requirements.txt test/requirements.txt
-cp requirements.txt .venv/requirements.txt # it holds these too: run_all.sh has nothing to install
+cp requirements.txt .venv/requirements.txt # run_all.sh has nothing left to install
 [[ ${1:-} != --setup ]] || exit 0
 if ((EUID == 0)) && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
   echo "test/run.sh: installing chromium, in which the tests look at report.html" >&2
   { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } >&2
 fi
 PATH=$PWD/.venv/bin:$PATH
-export TMPDIR=$PWD/work/tmp # so that nothing is written outside this folder
+export TMPDIR=$PWD/work/tmp # nothing is written outside this folder
 mkdir -p "$TMPDIR"
 
 ruff check .
@@ -29,7 +29,7 @@ shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .c
 # Files with long tests first, so that no core waits for one at the end; commands needs what default_job makes
 (($#)) || set -- -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=20 \
   test/test_{default_job,faults,run_all_cann,commands,xception_pth2onnx,study,torchrun,report,hostile}.py test
-# a mount namespace of their own, for small disks that run full (test_faults.py)
+# a separate mount namespace, for small disks that run full (test_faults.py)
 namespace=(unshare --mount)
 ((EUID == 0)) || namespace+=(--map-root-user)
 "${namespace[@]}" pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed "$@"

@@ -70,7 +70,7 @@ def test_bins_are_torchvisions_crop(tmp_path):
     assert "cat_1.bin: 1 of 268203 values differ from torchvision's" in bad.stderr
 
 
-def test_a_change_of_kind_makes_all_bins_anew(tmp_path):
+def test_change_of_dtype_remakes_all_bins(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.JPEG").write_bytes((PHOTOS / "cat_1.JPEG").read_bytes())
     for options, size in (([], 1_072_812), (["--aipp"], 268_203), ([], 1_072_812)):
@@ -111,7 +111,7 @@ def test_arithmetic_and_channel_swap(small):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_tensors_of_the_other_kind_are_reported_which_is_which(small):
+def test_tensors_of_the_other_dtype_are_explained(small):
     atc(small, with_config(small, MINIMAL % ""))
     line = benchmark(small, status=3).stderr
     assert "768 bytes are a float32 tensor; the om reads 192: 8x8x3 uint8, as it was compiled with AIPP" in line

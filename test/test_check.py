@@ -102,7 +102,7 @@ def test_labels_are_read_as_the_run_reads_them(args, tmp_path):
     assert check.check_data_set(args) == "45 images, each with its label"
 
 
-def test_bad_images_are_left_out_if_the_run_leaves_them_out(args, tmp_path):
+def test_unreadable_images_are_left_out_if_the_run_leaves_them_out(args, tmp_path):
     args.images = tmp_path / "val"
     shutil.copytree(DATA / "val", args.images)
     image = next(args.images.iterdir())

@@ -16,7 +16,7 @@ def blocks(page: str, language: str) -> list:
 
 
 def run_commands(commands: str, copy):
-    """Run `commands` in a shell of their own in a checkout; return the finished process."""
+    """Run `commands` in a separate shell in a checkout; return the finished process."""
     environment = {"HOME": str(copy), "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     result = subprocess.run(["bash", "-euo", "pipefail"], input=commands, cwd=copy, env=environment,
                             capture_output=True, text=True, check=False)
@@ -66,7 +66,7 @@ def test_readme_commands_run_as_printed(after_readme):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(f"docs/{page}", "bash")])
 def test_docs_commands_run_as_printed(page, after_readme):
-    """A page's commands in a shell of their own, after the README's, with the README's variables."""
+    """A page's commands in a separate shell, after the README's, with the README's variables."""
     _, copy = after_readme
     variables = "images=work/few/imagenet/val\nlabels=work/few/imagenet/val_label.txt\nsource env.sh\n"
     result = run_commands("".join([variables, *blocks(f"docs/{page}", "bash")]), copy)

@@ -69,7 +69,7 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path):
     assert (tmp_path / "x.json").read_text() == "new"
 
 
-def test_two_processes_that_write_one_file_keep_out_of_each_others_way(tmp_path):
+def test_second_writer_of_a_file_is_refused(tmp_path):
     with replacing(tmp_path / "x.json") as part:
         part.write_text("first")
         with pytest.raises(Failure, match="another process is writing it") as second:
@@ -78,7 +78,7 @@ def test_two_processes_that_write_one_file_keep_out_of_each_others_way(tmp_path)
     assert (tmp_path / "x.json").read_text() == "first"
 
 
-def test_of_many_writers_one_wins_and_the_file_is_whole(tmp_path):
+def test_of_many_writers_one_wins_and_the_file_is_complete(tmp_path):
     """Each writes 200 times, or fails since another one is writing; the reader would see half a file."""
     code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
             "from common.cli import Failure; from common.files import write\n"
@@ -125,7 +125,7 @@ def test_a_write_that_fails_names_its_file(tmp_path):
 
 # ---- locks
 
-def test_the_second_is_reported_who_holds_it_and_a_kill_frees_it(tmp_path):
+def test_lock_names_its_holder_and_a_kill_releases_it(tmp_path):
     code = "lock = hold(Path('.lock'), 'the folder')\nprint('held', flush=True)\ntime.sleep(600)"
     script = tmp_path / "first.py"
     script.write_text(f"import time; from pathlib import Path; from common.files import *\n{code}\n")
@@ -174,13 +174,13 @@ def test_a_step_that_a_killed_run_left_behind_is_named(tmp_path):
     assert subprocess.run(second, cwd=tmp_path, check=False).returncode == 0
 
 
-def test_a_lock_that_fails_for_another_reason_is_not_called_in_use(tmp_path):
+def test_failed_lock_is_not_reported_as_in_use(tmp_path):
     done = subprocess.run([sys.executable, SUITE / "tools/lock.py", ".lock", "the folder", "--descriptor=99"],
                           cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (4, "run_all.sh: .lock: cannot be locked (Bad file descriptor)\n")
 
 
-def test_a_lock_file_that_holds_anything_is_no_trouble(tmp_path):
+def test_a_lock_file_that_holds_anything_is_not_a_trouble(tmp_path):
     (tmp_path / ".lock").write_bytes(b"\xff\x1b[2J" * 1000)
     with open(tmp_path / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -216,7 +216,7 @@ def test_read_refuses_what_does_not_end(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": 1} x'])
-def test_json_that_is_none_is_a_value_error(data, tmp_path):
+def test_json_that_is_invalid_is_a_value_error(data, tmp_path):
     (tmp_path / "x.json").write_bytes(data)
     with pytest.raises(ValueError, match="."):
         read_json(tmp_path / "x.json")

@@ -310,7 +310,7 @@ def combinations():
 
 
 def test_what_one_double_refuses_the_other_refuses(atc, tmp_path):
-    """With the same code; but that each has limits of its own, which it names and checks last."""
+    """With the same code, except for each one's own limits, which it names and checks last."""
     assert VALUES.keys() - FLAGS.keys() == {"weight"} and not FLAGS.keys() - VALUES.keys()
     (tmp_path / "aipp.cfg").write_text(AIPP % "")
     (tmp_path / "bad.cfg").write_text(AIPP % "mean_chn_0: 127.5")

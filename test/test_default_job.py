@@ -170,7 +170,7 @@ def test_a_mutated_step_fails_the_gate(name, old, new, default_job, tmp_path):
     assert "FAILED: top-1 is" in scored.stdout
 
 
-def test_labels_that_do_not_belong_to_the_weights_are_reported(default_job, tmp_path):
+def test_labels_of_another_network_are_reported(default_job, tmp_path):
     photos = few_photos(tmp_path)
     rows = [line.split() for line in (photos / "val_label.txt").read_text().splitlines()]
     (photos / "val_label.txt").write_text("".join(f"{name} {int(label) + 1}\n" for name, label in rows))

@@ -1,6 +1,6 @@
 """env.sh: which atc and benchmark end up on PATH, for each place CANN may lie in, and nothing else changes.
 
-Each case sources a copy of env.sh in a checkout of its own, with an empty HOME and a PATH of four programs, so
+Each case sources a copy of env.sh in a separate checkout, with an empty HOME and a PATH of four programs, so
 that neither a CANN nor a checkout on this machine is seen.
 """
 import os
@@ -98,7 +98,7 @@ def test_nothing_else_is_exported_without_cann(source):
     assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {"PATH", "ATC_ENGINE"}
 
 
-def test_unset_home_is_no_error(source):
+def test_unset_home_is_not_a_error(source):
     assert "ATC_ENGINE" in source(f"{STRICT}; unset HOME")[1]
 
 
@@ -215,13 +215,13 @@ def test_an_atc_on_path_is_taken_as_it_is(place, source):
 # ---- the benchmark binary, which is handed out alone
 
 @pytest.mark.parametrize("add_cann", [add_set_env, add_5_0_1])
-def test_benchmark_beside_env_sh_is_found_with_cann(place, source, add_cann):
+def test_benchmark_next_to_env_sh_is_found_with_cann(place, source, add_cann):
     add_cann(place.cann)
     binary = program(place.checkout / BENCHMARK)
     assert source(after=f"command -v {BENCHMARK}")[0] == [str(binary)]
 
 
-def test_benchmark_beside_env_sh_does_not_run_the_stand_ins_oms(place, source):
+def test_benchmark_next_to_env_sh_does_not_run_the_stand_ins_om(place, source):
     program(place.checkout / BENCHMARK)
     assert source(after=f"command -v {BENCHMARK}")[0] == [f"{place.checkout}/host/{BENCHMARK}"]
 

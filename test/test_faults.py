@@ -3,7 +3,7 @@
 A run is the host engine's, with a tiny network of the real input size and the demo's photos. --kills N sets how
 many runs of run_all.sh are killed (default 4; N / 8 of each stage, at least 1): `bash test/run.sh
 test/test_faults.py --kills 40` is the full test. Each kill takes every process of the run at once. Full disks are
-small tmpfs, for which test/run.sh gives the tests a mount namespace of their own.
+small tmpfs, for which test/run.sh gives the tests a separate mount namespace.
 """
 import contextlib
 import itertools
@@ -214,7 +214,7 @@ def pytest_generate_tests(metafunc):
     elif "number" in metafunc.fixturenames:
         metafunc.parametrize("number", range(kills))
 
-def test_a_killed_stage_leaves_nothing_half_written_and_its_second_run_is_as_an_undisturbed_one(
+def test_killed_stage_resumes_to_identical_output(
         stage, number, inputs, undisturbed, tmp_path):
     command, patterns = STAGES[stage]
     seconds, expected = undisturbed(stage)
@@ -230,7 +230,7 @@ def test_a_killed_stage_leaves_nothing_half_written_and_its_second_run_is_as_an_
         assert f"({PHOTOS - len(left)} made, {len(left)} kept)" in done.out
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(number, inputs, whole_run, tmp_path):
+def test_killed_run_resumes_to_identical_output(number, inputs, whole_run, tmp_path):
     seconds, expected = whole_run
     folder = place(inputs, tmp_path / "place")
     process = start(RUN_ALL, folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -295,7 +295,7 @@ def catches(process) -> bool:
 
 # Each stage with one of the signals, each signal at one of the moments: what handles them is the same everywhere
 @pytest.mark.parametrize(("stage", "sent"), list(zip(STAGES, itertools.cycle([signal.SIGINT, signal.SIGTERM]))))
-def test_an_interrupted_stage_stops_before_its_end_and_cleans_up(stage, sent, inputs, undisturbed, tmp_path):
+def test_interrupted_stage_stops_early_and_cleans_up(stage, sent, inputs, undisturbed, tmp_path):
     command, patterns, sign = LONG[stage]
     expected = undisturbed(stage, LONG)[1]
     folder = place(inputs, tmp_path / "place")
@@ -317,7 +317,7 @@ def test_an_interrupted_stage_stops_before_its_end_and_cleans_up(stage, sent, in
     ("prep_dataset/*.bin", signal.SIGINT), ("*.om.json", signal.SIGHUP),
     ("result/dumpOutput_device0/*.txt", signal.SIGTERM),
 ])
-def test_an_interrupted_run_stops_before_its_end_and_goes_on(moment, sent, inputs, whole_run, tmp_path):
+def test_interrupted_run_stops_early_and_resumes(moment, sent, inputs, whole_run, tmp_path):
     folder = place(inputs, tmp_path / "place")
     process = start(RUN_ALL, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: list((folder / "work").glob(moment)))
@@ -435,7 +435,7 @@ def test_run_all_sh_on_a_full_disk(room, message, inputs, small_disk, whole_run)
 
 
 def test_infer_on_a_full_disk(inputs, small_disk, undisturbed):
-    """The tool tells which dump it could not write; infer.py what to do."""
+    """The tool names the dump that it could not write; infer.py states the cure."""
     folder = place(inputs, small_disk(300 << 10) / "place")
     done = finish(STAGES["infer"][0], folder, status=4)
     assert re.search(r"_1.txt: the disk is full|\.log: the disk is full", done.err), done.err
@@ -477,7 +477,7 @@ def as_a_user(command) -> list:
     return ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", *command]
 
 
-def test_an_image_without_permission_is_bad_and_the_others_are_done(tmp_path):
+def test_image_without_permission_is_unreadable_and_the_others_are_done(tmp_path):
     (tmp_path / "src").mkdir()
     for path in sorted((DATA / "val").iterdir())[:3]:
         shutil.copy(path, tmp_path / "src")
@@ -503,7 +503,7 @@ def test_an_input_without_permission_is_named(stage, locked, status, inputs, tmp
     assert re.search("Permission denied|cannot be read|no permission", last_line(done))
 
 
-def test_an_image_deleted_between_listing_and_reading_is_bad(tmp_path, monkeypatch, capsys):
+def test_image_deleted_between_listing_and_reading_is_unreadable(tmp_path, monkeypatch, capsys):
     (tmp_path / "src").mkdir()
     for path in sorted((DATA / "val").iterdir())[:3]:
         shutil.copy(path, tmp_path / "src")

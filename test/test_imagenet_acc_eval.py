@@ -369,7 +369,7 @@ def test_damaged_dumps(refusal, write, ten, tmp_path, suffix, data, message):
 
 
 @pytest.mark.parametrize("data, count", [(b"\n", 0), (b"5.0 \n", 1)])
-def test_a_first_dump_that_is_no_classification(refusal, write, ten, data, count):
+def test_a_first_dump_that_is_not_a_classification(refusal, write, ten, data, count):
     write({"img_0": data})
     assert refusal() == f"dumps/img_0_1.txt: {count} values; a classifier has at least 2"
 
@@ -424,7 +424,7 @@ def test_two_dumps_for_one_image(refusal, write, ten, suffix):
 
 @pytest.mark.parametrize("name", ["img_4_2.txt", "img_4_10.bin", "img_4_.txt", "img4.txt", "_1.txt", ".x_1.bin",
                                   "img_4_1.1.txt", "img_4_-1.bin"])
-def test_a_name_that_is_no_first_output(refusal, ten, tmp_path, name):
+def test_a_name_that_is_not_a_first_output(refusal, ten, tmp_path, name):
     (tmp_path / "dumps" / name).write_bytes(txt(range(7)))
     assert refusal() == f"dumps/{name}: not IMAGE_1 or IMAGE_0, so a second output or not a dump; remove it"
 
@@ -482,7 +482,7 @@ def test_label_files(score, write, tmp_path, text):
     assert (tmp_path / "result.json").read_bytes() == golden(2, 7, *["100.0"] * 5)
 
 
-def test_a_label_file_that_is_no_utf8(score, write, tmp_path):
+def test_a_label_file_that_is_not_a_utf8(score, write, tmp_path):
     """The name is compared byte by byte."""
     (tmp_path / "dumps").mkdir()
     with open(bytes(tmp_path / "dumps") + b"/caf\xe9_1.txt", "wb") as file:
@@ -652,7 +652,7 @@ def test_enough_images(counts, total):
     assert verdict(counts, total, "78.892,94.292", "1.0")[2] == []
 
 
-def test_the_exit_status_tells_the_verdict(score, write, tmp_path):
+def test_the_exit_status_reports_the_verdict(score, write, tmp_path):
     """51.3 % against 52.3 % is a drop of exactly 1, but of a little less in binary fractions."""
     assert 52.3 - 100 * (513 / 1000) < 1
     write_thousand(write, 513)
@@ -703,7 +703,7 @@ def test_too_few_arguments(score, ten, tmp_path, count):
     assert not (tmp_path / "result.json").exists()
 
 
-def test_help_tells_the_command(score):
+def test_help_reports_the_command(score):
     assert "imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json" in score("--help")[0]
 
 
@@ -885,7 +885,7 @@ def test_answers_that_fit_nothing_are_not_explained(constant, many, score, write
 
 
 def test_half_length_dumps_of_few_labels_are_named(many, score, write, tmp_path):
-    """40 fp16 values look like 20 float32 ones, and if all labels are below 20 nothing else tells."""
+    """40 fp16 values look like 20 float32 ones, and if all labels are below 20 nothing else shows it."""
     many()
     random = np.random.default_rng(0)
     for path in sorted((tmp_path / "dumps").iterdir()):

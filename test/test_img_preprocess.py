@@ -286,7 +286,7 @@ def test_any_image_any_recipe(tmp_path_factory, mode, width, height, crop, margi
 
 
 def every_byte():
-    """uint8 (16, 16, 3) in which each channel holds each byte, in an order of its own."""
+    """uint8 (16, 16, 3) in which each channel has every byte, in different orders."""
     values = np.arange(256, dtype=np.uint8)
     return np.stack([values, values[::-1], np.roll(values, 77)], axis=-1).reshape(16, 16, 3)
 
@@ -347,7 +347,7 @@ def test_layout_of_a_bin(prepare, images, tmp_path):
     assert planes[2, 6:] == pytest.approx(np.tile((np.arange(2, 14) / 255 - 0.5) / 0.5, (6, 1)), abs=1e-6)
 
 
-def test_manifest_tells_the_recipe(prepare, images, tmp_path):
+def test_manifest_reports_the_recipe(prepare, images, tmp_path):
     prepare("--interpolation=bicubic")
     found = manifest(tmp_path / "dst")
     assert found["recipe"] == {"resize": 16, "crop": 12, "interpolation": "bicubic", "mean": 0.5, "std": 0.5,
@@ -510,7 +510,7 @@ def bad_images(images):
     return images
 
 
-def test_bad_images_are_named_after_all_good_ones_are_done(prepare, bad_images, tmp_path):
+def test_unreadable_images_are_named_after_all_good_ones_are_done(prepare, bad_images, tmp_path):
     out, err = prepare(status=3)
     lines = err.splitlines()
     assert out == ""
@@ -526,7 +526,7 @@ def test_bad_images_are_named_after_all_good_ones_are_done(prepare, bad_images, 
     assert (tmp_path / "dst/b.bin").read_bytes() == reference(tmp_path / "src/b.png", 16, 12).tobytes()
 
 
-def test_a_folder_with_bad_images_is_not_listed_for_the_benchmark(prepare, bad_images, tmp_path):
+def test_folder_with_unreadable_images_is_not_listed_for_the_benchmark(prepare, bad_images, tmp_path):
     prepare(status=3)
     words = (sys.executable, SUITE / "gen_dataset_info.py", "bin", "dst", "x.info", "12", "12")
     result = run(*words, cwd=tmp_path, status=3)
@@ -534,7 +534,7 @@ def test_a_folder_with_bad_images_is_not_listed_for_the_benchmark(prepare, bad_i
     assert not (tmp_path / "x.info").exists()
 
 
-def test_a_run_goes_on_when_bad_images_are_mended_or_removed(prepare, bad_images, tmp_path):
+def test_run_resumes_once_unreadable_images_are_fixed_or_removed(prepare, bad_images, tmp_path):
     prepare(status=3)
     save(bad_images / "cut.JPEG", size=(64, 64))
     (bad_images / "text.JPEG").unlink()
@@ -676,7 +676,7 @@ def LUT(planes, table):
 @pytest.mark.parametrize("name, status, message", [
     ("SIGINT", 130, "img_preprocess.py: interrupted\n"), ("SIGTERM", 143, "img_preprocess.py: terminated\n"),
 ])
-def test_an_interrupted_run_goes_on_where_it_stopped(prepare, tmp_path, name, status, message):
+def test_an_interrupted_run_resumes(prepare, tmp_path, name, status, message):
     for seed in range(40):
         save(tmp_path / f"src/{seed:02}.png", seed=seed)
     env = fake_module(tmp_path / "fake", "cv2", FAILING_LUT.format(f"os.kill(os.getppid(), signal.{name})"))
@@ -702,5 +702,5 @@ def test_a_worker_that_dies_ends_the_run(tmp_path):
     assert manifest(tmp_path / "dst")["complete"] is False
 
 
-def test_help_tells_the_command(prepare):
+def test_help_reports_the_command(prepare):
     assert "python3 img_preprocess.py SRC DST" in prepare("--help")[0]

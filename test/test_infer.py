@@ -122,7 +122,7 @@ def test_four_chips_run_at_the_same_time_on_equal_shares(folder):
     assert re.search(r"^ +1 +406 +- +", table, re.MULTILINE)  # four chips measured: nothing to multiply on paper
 
 
-def test_a_failing_chip_lets_the_others_finish_and_a_rerun_does_what_is_missing(folder):
+def test_failing_chip_lets_the_others_finish_and_a_rerun_completes(folder):
     bad = go(folder, "--device_ids=0,1,2", status=4, env={"DIE": "2:1"})
     assert "infer.py: device 2: benchmark ended with status -9" in bad.err
     assert "device 1:" not in bad.err
@@ -172,7 +172,7 @@ sys.addaudithook(lambda event, words: event == "open" and str(words[0]).endswith
     assert sorted(opened) == sorted(f"result/out/{name}" for name in list(EXPECTED)[4:])
 
 
-def test_a_killed_run_goes_on_where_it_stopped(folder):
+def test_killed_run_resumes(folder):
     process = subprocess.Popen([sys.executable, INFER, "m.om", "result/out", "--info=./m.info"],
                                cwd=folder, env={**os.environ, "HANG": "1"}, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
@@ -193,14 +193,14 @@ def wait_for(condition):
     raise AssertionError("not reached in 30 s")
 
 
-def test_a_tool_that_is_stuck_is_ended_and_its_whole_dumps_kept(folder):
+def test_stuck_tool_is_killed_and_its_complete_dumps_kept(folder):
     done = go(folder, "--patience=2", status=4, env={"HANG": ""})
     assert "infer.py: device 0: benchmark killed after 2 s without output" in done.err
     assert len(dumps(folder)) == 1
     assert "(9 made, 1 kept)" in go(folder).out
 
 
-def test_what_the_tool_said_of_an_error_is_reported(folder):
+def test_error_lines_of_the_tool_are_reported(folder):
     """The real binary prints it, drops a batch, and ends with status 0."""
     (folder / BINARY).write_text(f"#!{sys.executable}\nprint('[ERROR][Inference] input data size is wrong!')\n")
     err = go(folder, status=4).err
@@ -232,7 +232,7 @@ def test_dumps_of_another_run_are_never_taken(folder):
 
 
 @pytest.mark.parametrize("change", ["om", "info", "tensors"])
-def test_another_model_or_data_set_is_run_anew(change, folder):
+def test_another_model_or_data_set_is_rerun(change, folder):
     go(folder)
     if change == "om":
         (folder / "m.om").write_bytes(b"IMOD" + b"\1" * 500)
@@ -245,7 +245,7 @@ def test_another_model_or_data_set_is_run_anew(change, folder):
 
 
 @pytest.mark.parametrize("text", ["", "1.0 2.0", "1.0 2.0 \n", "1.0 nan 3.5 \n", "1.0 inf 3.5 \n"])
-def test_a_spoiled_dump_is_made_anew(text, folder):
+def test_invalid_dump_is_rerun(text, folder):
     go(folder)
     (folder / "result/out/t3_1.txt").write_text(text)
     (folder / "result/out/other.txt").write_text("1.0 2.0 3.5 \n")
@@ -253,7 +253,7 @@ def test_a_spoiled_dump_is_made_anew(text, folder):
     assert dumps(folder) == EXPECTED
 
 
-def test_a_tool_that_tells_no_rate_is_not_believed(folder):
+def test_dumps_of_a_tool_without_a_rate_are_discarded(folder):
     bad = go(folder, status=4, env={"SILENT": "1"})
     assert "device 0: benchmark printed no Interface throughputRate" in bad.err
     assert "(10 made, 0 kept)" in go(folder).out
@@ -306,7 +306,7 @@ def test_usage_errors(arguments, folder):
     assert run(sys.executable, INFER, *arguments, cwd=folder, status=2).stderr.startswith("usage: ")
 
 
-def test_info_file_with_a_line_that_is_none(folder):
+def test_info_file_with_a_line_that_is_invalid(folder):
     (folder / "m.info").write_text("0 a.bin 299\n")
     assert "m.info:1: not" in go(folder, status=3).err
 

@@ -153,7 +153,7 @@ def test_folders_named_by_numbers(tmp_path):
     ("x,y\na.JPEG,x\n", "source:2: 'x' is neither"), (",1\n", "source:1: an image without name"),
     ("a b.JPEG,1\n", "names with white space: a b.JPEG"),
 ])
-def test_what_will_not_do_is_refused_by_line(text, message, tmp_path):
+def test_invalid_line_is_named(text, message, tmp_path):
     (tmp_path / "source").write_text(text)
     assert message in make(tmp_path, status=3)
 
@@ -161,7 +161,7 @@ def test_what_will_not_do_is_refused_by_line(text, message, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("n00001003 a\nn00001003 b\n", "each once"), ("cat\n", "not a list of synsets"), ("", "not a list of synsets"),
 ])
-def test_a_map_that_is_none(text, message, tmp_path):
+def test_invalid_map_is_refused(text, message, tmp_path):
     (tmp_path / "source").write_text("a.JPEG n00001003\n")
     (tmp_path / "map.txt").write_text(text)
     assert message in make(tmp_path, "--synsets=map.txt", status=3)

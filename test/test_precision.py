@@ -412,7 +412,7 @@ def test_bf16_is_measured_where_the_cpu_computes_in_it(tmp_path):
     (lambda folder: (folder / "npu/img_00003_1.txt").write_text("1 2 3 \n"),
      "w/npu/img_00003_1.txt: 3 values, but the network has 6; of another model"),
 ])
-def test_what_does_not_belong_together_is_reported_in_one_line(damage, message, tmp_path):
+def test_mismatched_inputs_are_reported_in_one_line(damage, message, tmp_path):
     make_work(tmp_path / "w", small_model())
     (tmp_path / "w/result/dumpOutput_bs1").rename(tmp_path / "w/npu")
     damage(tmp_path / "w")

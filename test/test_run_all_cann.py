@@ -153,7 +153,7 @@ def lines(text):
 
 
 def tables(done):
-    """What is printed once all is done, from the first table on; None if there is none."""
+    """Return the output from the first table on, or None."""
     return done.out[done.out.index("\n== Accuracy"):] if "\n== Accuracy" in done.out else None
 
 
@@ -370,7 +370,7 @@ def test_npu_smi_that_fails_is_reported_before_anything_is_made(inputs, run, tmp
     assert named.calls == [atc_call(1, inputs.onnx), benchmark_call(1, device=2)]
 
 
-def test_one_failing_chip_of_four_is_named_and_its_share_alone_made_up_for(finished, run, tmp_path):
+def test_failing_chip_is_named_and_only_its_share_is_rerun(finished, run, tmp_path):
     chips = ("--batch_sizes=1", "--device_ids=0,1,2,3")
     done = run(*chips, FAKE_CANN_FAIL="init-exit1", FAKE_CANN_FAIL_DEVICE="2")
     assert done.status == 4
@@ -427,7 +427,7 @@ def test_cann_without_atc(run, tmp_path):
 
 
 @pytest.mark.parametrize("old", ["", "1"], ids=["summary beside the folder", "sumary.json inside"])
-def test_ais_bench_where_there_is_no_binary(old, inputs, finished, run, no_binary, work):
+def test_ais_bench_where_there_is_not_a_binary(old, inputs, finished, run, no_binary, work):
     done = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary,
                **ais_environment(inputs, FAKE_CANN_AIS_OLD=old))
     assert done.status == 0, done.err
@@ -447,7 +447,7 @@ def test_ais_bench_where_there_is_no_binary(old, inputs, finished, run, no_binar
     assert (again.status, again.calls) == (0, [])
 
 
-def test_engine_forces_ais_bench_and_a_change_of_tool_runs_anew(inputs, run, work):
+def test_engine_forces_ais_bench_and_a_change_of_tool_reruns(inputs, run, work):
     done = run("--engine=ais_bench", "--batch_sizes=1", "--device_ids=0,2", **ais_environment(inputs))
     assert done.status == 0, done.err
     assert sorted(done.calls) == sorted([ais_call(1), ais_call(1, 2)])
@@ -480,7 +480,7 @@ def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
     assert {path.stat().st_size for path in (work / "prep_dataset").glob("*.bin")} == {1_072_812}
 
 
-def test_bad_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
+def test_unreadable_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
     data = make_data_set(tmp_path / "D")
     bad = sorted((data / "val").iterdir())[3]
     bad.unlink()
@@ -495,7 +495,7 @@ def test_bad_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
     assert "partial run: 1 of 20 labels have no dump and are not counted" in tables(done)
 
 
-def test_a_quick_look_has_a_folder_of_its_own(inputs, finished, run, work):
+def test_quick_look_has_a_separate_folder(inputs, finished, run, work):
     """The tensors and dumps of the whole set, made before, stay as they are; the om is used as it is."""
     before = content(work)
     done = run("--sample", "5", "--seed", "7")
@@ -538,7 +538,7 @@ def test_quiet_leaves_out_commands_and_progress(finished, run, work):
     assert tables(done) == tables(finished)
 
 
-def test_check_tells_what_is_there_and_starts_nothing(inputs, run, tmp_path):
+def test_check_reports_what_is_there_and_starts_nothing(inputs, run, tmp_path):
     done = run("--check", "--aipp", FAKE_CANN_NPU_SMI="310")
     assert done.status == 0, done.out + done.err
     assert done.calls == []  # neither atc nor benchmark
@@ -614,7 +614,7 @@ def test_old_spellings_in_the_perf_file(run, work):
 
 # ---- the same command again
 
-def test_the_same_command_again_does_nothing_anew(finished, run, work):
+def test_same_command_again_redoes_nothing(finished, run, work):
     expected = content(work)
     done = run("--batch_sizes=1,16", "--workdir=work", "--resize=333", "--soc_version=Ascend310")
     assert (done.status, done.calls) == (0, [])
@@ -626,7 +626,7 @@ def test_the_same_command_again_does_nothing_anew(finished, run, work):
     assert after == before
 
 
-def test_only_what_depends_on_a_change_is_done_anew(inputs, tmp_path):
+def test_only_what_depends_on_a_change_is_redone(inputs, tmp_path):
     model, data = make_onnx(tmp_path / "own.onnx"), make_data_set(tmp_path / "own")
 
     def go():
@@ -649,7 +649,7 @@ def test_only_what_depends_on_a_change_is_done_anew(inputs, tmp_path):
     assert top1[0].startswith("top-1 75.00 % (15 / 20)")
 
 
-def test_another_resize_makes_bins_and_dumps_anew(run, work):
+def test_another_resize_makes_bins_and_dumps_again(run, work):
     before = content(work / "prep_dataset")
     done = run("--resize", "342")
     assert done.status == 0
@@ -661,7 +661,7 @@ def test_another_resize_makes_bins_and_dumps_anew(run, work):
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda om: om.write_bytes(om.read_bytes()[:300]),
                                     lambda om: om.write_bytes(om.read_bytes()[::-1])], ids=["gone", "cut", "other"])
-def test_an_om_that_is_not_as_it_was_is_compiled_anew(inputs, run, work, damage):
+def test_an_om_that_is_not_as_it_was_is_recompiled(inputs, run, work, damage):
     expected = content(work)
     damage(work / "xception_bs16.om")
     done = run()
@@ -675,7 +675,7 @@ def test_an_om_that_is_not_as_it_was_is_compiled_anew(inputs, run, work, damage)
     ("dumpOutput_bs16", lambda folder: next(folder.iterdir()).write_bytes(b"")),
     ("dumpOutput_bs16", lambda folder: (folder / "stale_1.txt").write_text("1.0 " * 1000 + "\n")),
 ], ids=["all dumps gone", "one dump gone", "one dump empty", "one dump more"])
-def test_dumps_that_are_not_as_they_were_are_made_anew_and_no_others(run, work, name, damage):
+def test_only_changed_dumps_are_rerun(run, work, name, damage):
     expected = content(work / "result/dumpOutput_bs16")
     damage(work / "result" / name)
     spoiled = expected.items() - (content(work / "result" / name) if (work / "result" / name).exists() else {}).items()
@@ -698,7 +698,7 @@ def test_atc_fails(inputs, finished, run, tmp_path, fault, status):
     assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
 
 
-def test_an_old_om_does_not_stand_in_for_one_that_atc_did_not_write(inputs, run, work):
+def test_old_om_is_not_used_if_atc_writes_none(inputs, run, work):
     bad = run("--soc_version=Ascend310P3", FAKE_CANN_FAIL="no-om")
     assert failed_step(bad) == "3 Conversion: ONNX to om, batch 1"
     assert not (work / "xception_bs1.om").exists()
@@ -751,7 +751,7 @@ def test_stale_dumps_that_the_benchmark_leaves_are_never_scored(run, work):
     assert content(work / "result/dumpOutput_bs1") == expected
 
 
-def test_scoring_fails_and_goes_on_once_the_labels_are_mended(finished, inputs, run, work, tmp_path):
+def test_scoring_resumes_once_the_labels_are_fixed(finished, inputs, run, work, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/val").symlink_to(inputs.data / "imagenet/val")
     labels, rest = tmp_path / "own/val_label.txt", inputs.labels.read_text()
@@ -919,7 +919,7 @@ def test_help(inputs, tmp_path, option):
 
 
 def test_onnx_of_demo_weights_is_refused_at_once(run, tmp_path):
-    """Its accuracy can only be held against the checkpoint's; better said before hours of inference."""
+    """Its accuracy can only be compared with the checkpoint's: refused before hours of inference."""
     model = make_onnx(tmp_path / "demo.onnx", note="demo weights: fitted to a few photos")
     done = run("--weights", model)
     assert (done.status, done.calls) == (2, [])

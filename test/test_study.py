@@ -45,7 +45,7 @@ def make_study(folder, lost, images=IMAGES, bf16="bf16"):
 
 
 def onnx_of(folder, weights):
-    """A file that tells of its weights as an ONNX's metadata_props do."""
+    """A file that names its weights as an ONNX's metadata_props do."""
     (folder / "x.onnx").write_text(f"\x12weights_md5\x12{weights}")
     return folder / "x.onnx"
 
@@ -78,14 +78,14 @@ def test_each_cause_is_reported_with_its_interval(tmp_path):
     assert "does not compute in" not in out
 
 
-def test_enough_images_are_not_doubted(tmp_path):
+def test_enough_images_are_conclusive(tmp_path):
     make_study(tmp_path / "study", {}, images=5000)
     out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
     assert "together explain" in out
     assert "too few" not in out
 
 
-def test_the_demo_cannot_tell(tmp_path):
+def test_demo_weights_explain_nothing(tmp_path):
     make_study(tmp_path / "study", LOST)
     out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, 'demo weights')}", cwd=tmp_path).stdout
     assert "ImageNet, not 2000 photos and demo weights" in out
@@ -93,7 +93,7 @@ def test_the_demo_cannot_tell(tmp_path):
 
 
 @pytest.mark.parametrize("weights", [None, "0" * 32])
-def test_of_other_weights_nothing_published_is_explained(weights, tmp_path):
+def test_other_weights_do_not_explain_the_published_drop(weights, tmp_path):
     make_study(tmp_path / "study", LOST)
     words = [f"--onnx={onnx_of(tmp_path, weights)}"] if weights else []
     out = run(sys.executable, *REPORT, *words, cwd=tmp_path).stdout
@@ -131,7 +131,7 @@ def test_the_csv(tmp_path):
      "study/342_bilinear/details_bf16.csv: has other images or labels than study/333_bilinear/details_f32.csv; rerun "
      "run_all.sh --study"),
 ])
-def test_what_does_not_belong_together_is_refused(damage, message, tmp_path):
+def test_mismatched_inputs_are_refused(damage, message, tmp_path):
     make_study(tmp_path / "study", LOST)
     damage(tmp_path / "study")
     assert run(sys.executable, *REPORT, cwd=tmp_path, status=3).stderr == f"study.py: {message}\n"

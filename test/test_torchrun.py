@@ -95,7 +95,7 @@ def share(place, rank) -> Path:
     return place / f"work/share{rank}of4"
 
 
-def test_a_killed_rank_is_made_up_for_and_the_scores_are_a_single_processs(place):
+def test_killed_rank_is_rerun_and_scores_equal_a_single_process(place):
     nodes = start_nodes(place, FAKE_CANN_SLOW="0.3")
     dumps = share(place, 3) / "result/dumpOutput_device1"
     wait_for(lambda: len(list(dumps.glob("*_1.txt"))) >= 2)

@@ -27,7 +27,7 @@ def start(inputs, tmp_path):  # noqa: F811
 
 # ---- run_all.sh
 
-def test_the_name_of_a_share_is_no_command(start, tmp_path):
+def test_the_name_of_a_share_is_not_a_command(start, tmp_path):
     (tmp_path / "work/result/dumpShares_bs1").mkdir(parents=True)
     (tmp_path / "work/result/dumpShares_bs1/share0ofworld[$(touch PWNED)0].json").touch()
     done = start("--score", "--batch_sizes=1")
@@ -47,7 +47,7 @@ def test_no_module_is_taken_from_the_work_directory(start, tmp_path):
 
 @pytest.mark.parametrize("name", [".lock", ".model.lock", "commands.txt"])
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_what_is_no_file_of_its_own_is_not_written(name, kind, start, tmp_path):
+def test_what_is_not_a_file_separate_is_not_written(name, kind, start, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "precious").write_text("precious")
     place = tmp_path / "work" / name
@@ -97,7 +97,7 @@ def test_the_precision_is_handed_to_atc(name, flag, start):
     assert plain.calls[0][0] == "atc"  # another om
 
 
-def test_a_reference_of_ones_own(start, tmp_path):
+def test_a_reference_of_the_user(start, tmp_path):
     done = start("--reference=80.5,99", "--batch_sizes=1")
     assert "reference  80.500 %" in done.out
     assert json.loads((tmp_path / "work/run.json").read_text())["reference"] == "80.5,99"
@@ -155,7 +155,7 @@ def test_the_manifest_of_another_program_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "stdout"])
-def test_an_output_that_is_no_file_is_left_as_it_is(kind, tmp_path):
+def test_an_output_that_is_not_a_file_is_left_as_it_is(kind, tmp_path):
     (tmp_path / "l.txt").write_text("a.JPEG 1\n")
     out = tmp_path / "out"
     if kind == "pipe":
@@ -194,7 +194,7 @@ def test_numbers_that_would_be_worked_out_for_hours(word, tmp_path):
     assert "invalid" in done.stderr
 
 
-def test_a_tile_is_no_way_round_the_limit_of_pixels(tmp_path):
+def test_a_tile_is_not_a_way_round_the_limit_of_pixels(tmp_path):
     (tmp_path / "img").mkdir()
     tags = {256: 400, 257: 400, 258: 8, 259: 8, 262: 1, 277: 1, 322: 24_000, 323: 24_000, 324: 200, 325: 9}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -269,7 +269,7 @@ def test_npu_smi_that_hangs_or_mumbles(tmp_path, monkeypatch):
     assert failure.value.status == 4
 
 
-def test_a_shape_that_is_worked_out_takes_no_more_memory_than_a_network_needs(tmp_path):
+def test_computed_shape_cannot_exhaust_memory(tmp_path):
     """OpenVINO does so while it reads the file: 3.6 GB of ones, of which one is taken."""
     model = small_model()
     model.graph.node[-1].output[0] = "product"
@@ -299,13 +299,13 @@ def test_the_onnx_does_not_replace_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a.JPEG,1\rb.JPEG,2\r", 'image,label\na.JPEG,"1\nb.JPEG,2\n'])
-def test_a_csv_that_is_none(text, tmp_path):
+def test_a_csv_that_is_invalid(text, tmp_path):
     (tmp_path / "l.csv").write_text(text, newline="")
     done = run(sys.executable, SUITE / "tools/labels.py", "l.csv", "out.txt", cwd=tmp_path, status=3)
-    assert done.stderr.startswith("labels.py: l.csv:") and "not foreseen" not in done.stderr
+    assert done.stderr.startswith("labels.py: l.csv:") and "unexpected" not in done.stderr
 
 
-def test_excels_mark_is_no_part_of_a_name(tmp_path):
+def test_excels_mark_is_not_a_part_of_a_name(tmp_path):
     (tmp_path / "D").mkdir()
     (tmp_path / "D/a_1.txt").write_text("1 2 3\n")
     (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfa.JPEG 2\n")

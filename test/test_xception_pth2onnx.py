@@ -130,7 +130,7 @@ def test_twice_the_same_key(tmp_path, reference_state):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(value, tmp_path, reference_state):
+def test_nonfinite_weights_are_refused(value, tmp_path, reference_state):
     state = dict(reference_state, **{"bn1.bias": torch.full((32,), value)})
     assert "NaN or infinite weights in bn1.bias" in refusal(state, tmp_path)
 
@@ -154,7 +154,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_wants_to_run_code_is_refused(zipped, tmp_path):
+def test_pickle_that_runs_code_is_refused(zipped, tmp_path):
     torch.save({"state_dict": Touch()}, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
     result = convert("evil.pth", tmp_path, status=3)
     assert "evil.pth: refused" in result.stderr
@@ -164,7 +164,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(zipped, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short", b"\x80\x02}q\x00."])
-def test_a_file_that_is_no_checkpoint(content, tmp_path):
+def test_other_file_is_not_a_checkpoint(content, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
     result = convert("x.pth", tmp_path, status=3)
     assert result.stderr.startswith("xception_pth2onnx.py: x.pth: ")

@@ -60,7 +60,7 @@ def script(name, *arguments, cwd):
 
 
 def peer(name, *arguments, cwd):
-    """Seconds that a loop of peers.py tells."""
+    """Return the seconds that a loop of peers.py prints."""
     return float(run([sys.executable, HERE / "peers.py", name, *arguments], cwd)[1])
 
 
