@@ -180,7 +180,7 @@ def test_failed_lock_is_not_reported_as_in_use(tmp_path):
     assert (done.returncode, done.stderr) == (4, "run_all.sh: .lock: cannot be locked (Bad file descriptor)\n")
 
 
-def test_a_lock_file_that_holds_anything_is_not_a_trouble(tmp_path):
+def test_lock_file_with_any_content_is_accepted(tmp_path):
     (tmp_path / ".lock").write_bytes(b"\xff\x1b[2J" * 1000)
     with open(tmp_path / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

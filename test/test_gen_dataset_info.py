@@ -147,7 +147,7 @@ def test_an_earlier_info_file_is_replaced(info, prep, tmp_path):
     assert (tmp_path / "x.info").read_text().splitlines()[2:] == ["2 prep/c.bin 5 4"]
 
 
-def test_a_name_that_is_not_a_utf8_is_kept(info, tmp_path):
+def test_name_that_is_not_utf8_is_kept(info, tmp_path):
     make_bins(tmp_path / "prep", os.fsdecode(b"caf\xe9.bin"))
     info("bin", "prep", "x.info", "5", "4")
     assert (tmp_path / "x.info").read_bytes() == b"0 prep/caf\xe9.bin 5 4\n"

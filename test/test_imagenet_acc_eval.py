@@ -482,7 +482,7 @@ def test_label_files(score, write, tmp_path, text):
     assert (tmp_path / "result.json").read_bytes() == golden(2, 7, *["100.0"] * 5)
 
 
-def test_a_label_file_that_is_not_a_utf8(score, write, tmp_path):
+def test_label_file_that_is_not_utf8(score, write, tmp_path):
     """The name is compared byte by byte."""
     (tmp_path / "dumps").mkdir()
     with open(bytes(tmp_path / "dumps") + b"/caf\xe9_1.txt", "wb") as file:

@@ -510,7 +510,7 @@ def bad_images(images):
     return images
 
 
-def test_unreadable_images_are_named_after_all_good_ones_are_done(prepare, bad_images, tmp_path):
+def test_unreadable_images_are_named_after_the_others_are_done(prepare, bad_images, tmp_path):
     out, err = prepare(status=3)
     lines = err.splitlines()
     assert out == ""

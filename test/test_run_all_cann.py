@@ -427,7 +427,7 @@ def test_cann_without_atc(run, tmp_path):
 
 
 @pytest.mark.parametrize("old", ["", "1"], ids=["summary beside the folder", "sumary.json inside"])
-def test_ais_bench_where_there_is_not_a_binary(old, inputs, finished, run, no_binary, work):
+def test_ais_bench_without_a_binary(old, inputs, finished, run, no_binary, work):
     done = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary,
                **ais_environment(inputs, FAKE_CANN_AIS_OLD=old))
     assert done.status == 0, done.err
@@ -649,7 +649,7 @@ def test_only_what_depends_on_a_change_is_redone(inputs, tmp_path):
     assert top1[0].startswith("top-1 75.00 % (15 / 20)")
 
 
-def test_another_resize_makes_bins_and_dumps_again(run, work):
+def test_another_resize_remakes_bins_and_dumps(run, work):
     before = content(work / "prep_dataset")
     done = run("--resize", "342")
     assert done.status == 0

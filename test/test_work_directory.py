@@ -47,7 +47,7 @@ def test_no_module_is_taken_from_the_work_directory(start, tmp_path):
 
 @pytest.mark.parametrize("name", [".lock", ".model.lock", "commands.txt"])
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_what_is_not_a_file_separate_is_not_written(name, kind, start, tmp_path):
+def test_only_own_files_are_written(name, kind, start, tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "precious").write_text("precious")
     place = tmp_path / "work" / name
@@ -194,7 +194,7 @@ def test_numbers_that_would_be_worked_out_for_hours(word, tmp_path):
     assert "invalid" in done.stderr
 
 
-def test_a_tile_is_not_a_way_round_the_limit_of_pixels(tmp_path):
+def test_tile_cannot_evade_the_pixel_limit(tmp_path):
     (tmp_path / "img").mkdir()
     tags = {256: 400, 257: 400, 258: 8, 259: 8, 262: 1, 277: 1, 322: 24_000, 323: 24_000, 324: 200, 325: 9}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -305,7 +305,7 @@ def test_a_csv_that_is_invalid(text, tmp_path):
     assert done.stderr.startswith("labels.py: l.csv:") and "unexpected" not in done.stderr
 
 
-def test_excels_mark_is_not_a_part_of_a_name(tmp_path):
+def test_byte_order_mark_is_not_part_of_a_name(tmp_path):
     (tmp_path / "D").mkdir()
     (tmp_path / "D/a_1.txt").write_text("1 2 3\n")
     (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfa.JPEG 2\n")
