@@ -29,8 +29,8 @@ from common.cli import Failure, listing, printable
 from common.files import free_space, hash_of, read
 from common.formats import image_name, read_labels
 
-# bytes: a float32 and a uint8 tensor, a text dump, a checkpoint, ONNX or om (docs/formats.md)
-TENSOR, TENSOR_UINT8, DUMP, MODEL = 1_072_812, 268_203, 10_000, 92_000_000
+TENSOR, TENSOR_UINT8 = 12 * model.SIDE ** 2, 3 * model.SIDE ** 2  # bytes, as float32 and as uint8
+DUMP, MODEL = 10_000, 92_000_000  # bytes: a text dump; a checkpoint, ONNX or om (docs/formats.md)
 STUDIED = (4, 2)  # recipes and precisions of run_all.sh --study (docs/precision.md)
 CHECKPOINT_STARTS = (b"PK", b"\x80\x02")  # torch.save's zip, and the pickle protocol 2 of older releases
 VERSION_FILE = "ascend_toolkit_install.info"
@@ -56,7 +56,7 @@ def check_python(args) -> str:
     missing = [PACKAGES.get(module, module) for module in options.find_packages(args)]
     if missing:
         raise Failure(f"{', '.join(missing)} missing; run_all.sh installs requirements.txt into .venv, which needs "
-                      "network and 6 GB; without network see README section 2")
+                      "network and 6 GB; without network see docs/troubleshooting.md")
     found = [module for module in (*options.needed_packages(args), "cv2") if find_spec(module)]
     return f"{sys.version.split()[0]}, with {', '.join(version_of(PACKAGES.get(module, module)) for module in found)}"
 

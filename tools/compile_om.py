@@ -32,10 +32,10 @@ from common.files import hash_of, read_json, write
 from common.jobs import end_with_parent
 from host import om
 
-PRECISIONS = {  # how atc is asked for each
-    "f32": ["--precision_mode=must_keep_origin_dtype"],
-    "fp16": ["--precision_mode=force_fp16"],
-    "bf16": ["--precision_mode_v2=mixed_bfloat16"],  # the stand-in alone; CANN 5.0.1 does not have the flag
+PRECISIONS = {  # name: (atc's flag, the name in a host om's header)
+    "f32": ("--precision_mode=must_keep_origin_dtype", "f32"),
+    "fp16": ("--precision_mode=force_fp16", om.EMULATED),
+    "bf16": ("--precision_mode_v2=mixed_bfloat16", "bf16"),  # the stand-in's only; CANN 5.0.1 lacks the flag
 }
 DEFAULT = "atc's default"
 
@@ -45,7 +45,7 @@ def atc_command(onnx: Path, stem: str, batch_size: int, soc_version: str, precis
     return ["atc", "--framework=5", f"--model={onnx}", f"--output={stem}", "--input_format=NCHW",
             f"--input_shape={model.INPUT}:{batch_size},3,{model.SIDE},{model.SIDE}", "--log=error",
             f"--soc_version={soc_version}", *([f"--insert_op_conf={ROOT / 'tools/xception_aipp.cfg'}"] if aipp else []),
-            *PRECISIONS.get(precision, [])]
+            *PRECISIONS.get(precision, [])[:1]]
 
 
 def is_current(target: Path, made: dict) -> bool:

@@ -41,13 +41,13 @@ from common.cli import Failure, parser_of, positive, run, say
 from common.files import read, read_json, write
 from common.jobs import end_with_parent
 from common.runs import paired_rows, read_details
+from compile_om import PRECISIONS
 from xception_pth2onnx import ONNX_LIMIT
 
 import numpy as np
 
 RECIPES = [(resize, interpolation) for resize in (model.SHORT_SIDE, model.PORT_SHORT_SIDE)
            for interpolation in ("bilinear", "bicubic")]
-PRECISIONS = {"f32": "f32", "fp16": "fp16, emulated", "bf16": "bf16"}  # as the host engine names them
 REQUIRED = ["f32", "fp16"]  # bf16 is a preview of the stand-ins, and says nothing about a chip
 BASE = (model.SHORT_SIDE, "bilinear", "f32")
 COMMANDS = Path("commands.txt").absolute()  # run_all.sh's record
@@ -64,7 +64,7 @@ def load(folder: Path, precision: str) -> SimpleNamespace:
         raise Failure(f"{folder}/result/dump_{precision}.json: missing or damaged; rerun run_all.sh --study"
                       ) from error
     return SimpleNamespace(images=images, labels=labels, ranks=ranks, top=top, path=path,
-                           real=f", {PRECISIONS[precision]}, " in device)
+                           real=f", {PRECISIONS[precision][1]}, " in device)
 
 
 def check_same(runs: dict):

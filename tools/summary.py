@@ -40,8 +40,10 @@ import _root
 import shares
 from common.cli import Failure, parser_of, printable, run
 from common.files import as_written, hash_of, lines, read_json, write
+from compile_om import DEFAULT, PRECISIONS
 from engines import is_ascend
 from host import om
+from host.contract import FLAGS
 
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
 LARGEST = 1e12  # images/s; a larger number is not a rate
@@ -49,8 +51,6 @@ CHIPS_PER_CARD = {"Ascend310": 4}  # Atlas 300I 3010; a 310P3 or 910 card has on
 STAGES = ("data read", "preprocess", "infer", "post")  # as the benchmark names them
 PACKAGES = {"numpy": "numpy", "PIL": "Pillow", "cv2": "opencv-python", "torch": "torch", "onnx": "onnx",
             "openvino": "openvino"}
-PRECISIONS = {"f32": "f32 (must_keep_origin_dtype)", "fp16": "fp16 (force_fp16)",
-              "atc's default": "atc's default, force_fp16"}  # of the real atc, by compile_om.py's name
 
 
 # --- throughput -----------------------------------------------------------------------------------------------------
@@ -229,7 +229,10 @@ def describe_om(path: Path, onnx: str) -> dict:
         made = read_json(f"{path}.json")
         if made["om_sha256"] != digest or made["onnx_sha256"] != onnx:
             raise Failure(f"{path}: not the om that {path}.json describes; recompile it")
-        return {"sha256": digest, "precision": PRECISIONS.get(made["precision"], str(made["precision"]))}
+        name = made["precision"]
+        text = f"{name} ({PRECISIONS[name][0].partition('=')[2]})" if name in PRECISIONS else \
+            f"{DEFAULT}, {FLAGS['precision_mode']}" if name == DEFAULT else str(name)
+        return {"sha256": digest, "precision": text}
     except FileNotFoundError:  # compiled by hand
         return {"sha256": digest, "precision": "not recorded"}
     except (ValueError, KeyError, TypeError) as error:

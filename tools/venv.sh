@@ -11,7 +11,7 @@ make_venv() { # STAMP SIZE FILE...: install the FILEs into .venv unless .venv/ST
   }
   for file in "${@:3}"; do files+=(-r "$file"); done
   "$venv/bin/python3" -m pip install --quiet "${files[@]}" >&2 || {
-    printf '%s: pip could not install %s into %s; without network see README section 2\n' "${0##*/}" "${*:3}" "$venv" >&2
+    printf '%s: pip could not install %s into %s; without network see docs/troubleshooting.md\n' "${0##*/}" "${*:3}" "$venv" >&2
     return 4
   }
   cat "${@:3}" >"$stamp" # last, when everything is installed
