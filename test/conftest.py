@@ -28,7 +28,7 @@ sys.path[:0] = [str(SUITE), str(SUITE / "tools")]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=4, help="runs that test_faults.py kills (full test: 40)")
+    parser.addoption("--kills", type=int, default=2, help="runs that test_faults.py kills (full test: 40)")
     parser.addoption("--soak", type=int, default=500, help="images of test_soak.py (full test: 20000)")
 
 
@@ -114,7 +114,8 @@ connections = {}  # {libraries: the socket of the launcher.py that has them}
 
 def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
     """Run a script by launcher.py, which is started with the first one."""
-    libraries = (*LIBRARIES, "torch") if os.path.basename(words[0]) in TORCH else LIBRARIES
+    torch = os.path.basename(words[0]) in TORCH or "--verify" in words
+    libraries = (*LIBRARIES, "torch", "torchvision.transforms") if torch else LIBRARIES
     if libraries not in connections:
         connections[libraries], theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         subprocess.Popen([sys.executable, SUITE / "test/launcher.py", str(theirs.fileno()), *libraries],

@@ -1,7 +1,7 @@
 """Damage done to real runs: kills at random moments, interrupts, full and read-only disks, two runs at a time.
 
 A run is the host engine's, with a tiny network of the real input size and the demo's photos. --kills N sets how
-many runs of run_all.sh are killed (default 4; N / 8 of each stage, at least 1): `bash test/run.sh
+many runs of run_all.sh are killed (default 2; N / 8 of each stage, at least 1): `bash test/run.sh
 test/test_faults.py --kills 40` is the full test. Each kill takes every process of the run at once. Full disks are
 small tmpfs, for which test/run.sh gives the tests a separate mount namespace.
 """
@@ -147,9 +147,9 @@ def inputs(tmp_path_factory, work):
         (folder / f"photos/n{number}.JPEG").symlink_to(sorted((DATA / "val").iterdir())[number % PHOTOS])
     (folder / "long").mkdir()
     bins = sorted((folder / "full").glob("*.bin"))
-    for number in range(3000):
+    for number in range(2000):
         (folder / f"long/n{number}.bin").symlink_to(bins[number % PHOTOS])
-    (folder / "long.info").write_text("".join(f"{number} ./long/n{number}.bin 299 299\n" for number in range(3000)))
+    (folder / "long.info").write_text("".join(f"{number} ./long/n{number}.bin 299 299\n" for number in range(2000)))
     (folder / "dumps").mkdir()
     text = "".join(f"{value:f} " for value in range(1000)) + "\n"
     for number in range(3000):
@@ -372,7 +372,7 @@ FULL = r"(\./)?{}: the disk is full \(needs [0-9,]+ bytes, [0-9,]+ are free\); f
 
 
 @pytest.mark.parametrize(("stage", "target", "room"), [
-    ("xception_pth2onnx", "reference.onnx", 1 << 20), ("atc", "again.om", 8192), ("gen_dataset_info", "again.info", 0),
+    ("atc", "again.om", 8192), ("gen_dataset_info", "again.info", 0),
     ("benchmark", r"result/dumpOutput_device0/\w+_1.txt", 64 << 10), ("imagenet_acc_eval", "result.json", 0),
 ])
 def test_a_full_disk_is_one_line_and_a_run_with_room_succeeds(stage, target, room, inputs, small_disk, undisturbed):
@@ -418,7 +418,6 @@ def test_a_disk_that_fills_up_during_preprocessing(inputs, small_disk, undisturb
 
 @pytest.mark.parametrize(("room", "message"), [
     (0, r"run_all\.sh: .*/work/\.lock: cannot be written \(No space left on device\)"),
-    (20 << 20, r"img_preprocess.py: prep_dataset: 45 tensors need"),
     (48_700_000, r"the disk is full|the disk of result is full"),
 ])
 def test_run_all_sh_on_a_full_disk(room, message, inputs, small_disk, whole_run):

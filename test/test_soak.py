@@ -15,7 +15,7 @@ from test_faults import DATA, ENVIRONMENT, alive, atc, finish, make_tiny
 import pytest
 
 MAY_GROW = 1.10  # from the first half of a stage to the second
-NOISE = 8 << 20  # bytes: what an allocator keeps or gives back as it likes
+NOISE = 32 << 20  # bytes: caches that fill, and what an allocator keeps; 250 tensors kept would be 268 MB
 FILES_NOISE = 4  # as many threads may have one open at a time
 
 
