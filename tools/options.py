@@ -122,8 +122,11 @@ def parse(words: list) -> argparse.Namespace:
     host.add_argument("--check", **switch, help="report what this run needs and lacks; start nothing")
     for option in ("--study", "--score"):  # docs/precision.md and docs/multi-chip.md
         parser.add_argument(option, **switch, help=argparse.SUPPRESS)
-    args = parser.parse_args(words)
+    return complete(parser.parse_args(words))
 
+
+def complete(args) -> argparse.Namespace:
+    """Check the options against each other and set the values that follow; raises Failure (status 2)."""
     if bool(args.weights) != bool(args.datasets_path):
         given, other = ("--weights", "--datasets_path") if args.weights else ("--datasets_path", "--weights")
         refuse(f"{given} needs {other}")
