@@ -166,12 +166,14 @@ def run(main, program=""):
         message, status = explain(error)
         trace()
     else:
-        sys.exit(status)
-    say(f"{program}: {' '.join(message.split())}"[:MESSAGE_LIMIT])
-    try:
-        sys.stdout.flush()
-    except OSError:  # full or gone; at exit Python would try again and print its own message
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = None
+    if message is not None:
+        say(f"{program}: {' '.join(message.split())}"[:MESSAGE_LIMIT])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # full or gone; at exit Python would try again, and end with status 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)
 
 

@@ -168,3 +168,17 @@ def test_labels_of_another_network_are_reported(default_job, tmp_path):
                  photos / "val_label.txt", cwd=tmp_path, status=3)
     assert "do not belong together" in result.stderr
     assert result.stdout == ""
+
+
+def test_the_reference_has_the_runs_interpolation_and_leaves_out_its_unreadable_images(default_job, tmp_path):
+    assert "--resize=333 --interpolation=bilinear --of ./prep_dataset\n" in default_job.stderr
+    (tmp_path / "val").mkdir()
+    for photo in (DATA / "val").iterdir():
+        (tmp_path / "val" / photo.name).symlink_to(photo)
+    (tmp_path / "val/zebra_1.JPEG").write_bytes(b"not an image")
+    (tmp_path / "val_label.txt").write_text((DATA / "val_label.txt").read_text() + "zebra_1.JPEG 340\n")
+    bicubic = run("python3", SUITE / "tools/pytorch_reference.py", default_job.work / "demo.pth.tar", "val",
+                  "val_label.txt", "--interpolation=bicubic", "--of", default_job.work / "prep_dataset", cwd=tmp_path)
+    assert "plain PyTorch on the same 45 images" in bicubic.stderr
+    bilinear = (default_job.work / "reference.txt").read_text()
+    assert bicubic.stdout != bilinear == f"{json.loads((default_job.work / 'run.json').read_text())['reference']}\n"
