@@ -35,7 +35,7 @@ def environment(place, **more):
 
 
 def command(*more):
-    return ["bash", "suite/run_all.sh", "--weights=tiny.onnx", "--datasets_path=D", "--batch_sizes=1,16", *more]
+    return ["bash", "suite/run_all.sh", "--weights=tiny.onnx", "--datasets_path=D", "--batch_sizes=1", *more]
 
 
 def free_port() -> int:
@@ -49,7 +49,7 @@ def start_nodes(place, **more) -> list:
     port = free_port()
     return [subprocess.Popen(
         [TORCHRUN, "--nnodes=2", "--nproc-per-node=2", f"--node-rank={node}", "--master-addr=127.0.0.1",
-         f"--master-port={port}", "--no-python", *command()],
+         f"--master-port={port}", "--no-python", *command("--batch_sizes=1,16")],
         cwd=place, env=environment(place, **more), stdin=subprocess.DEVNULL,
         stdout=open(place / f"node{node}.out", "wb"), stderr=subprocess.STDOUT) for node in (0, 1)]
 
@@ -107,7 +107,7 @@ def test_killed_rank_is_rerun_and_scores_equal_a_single_process(place):
     assert nodes[1].wait(60) != 0
     nodes[0].kill()  # it waits for the other node
     nodes[0].wait(60)
-    refused = run(place, "--score")
+    refused = run(place, "--batch_sizes=1,16", "--score")
     assert refused.returncode == 3
     assert "shares" in refused.stderr.splitlines()[-1]
 
@@ -121,11 +121,11 @@ def test_killed_rank_is_rerun_and_scores_equal_a_single_process(place):
     # no atc call: whoever came first in the first run had compiled both
     assert "atc" not in {json.loads(line)["tool"] for line in (place / "calls.jsonl").read_text().splitlines()}
 
-    scored = run(place, "--score")
+    scored = run(place, "--batch_sizes=1,16", "--score")
     assert scored.returncode == 0, scored.stderr
     assert ("batch 1: share0of4 on device 0: 158.623, share1of4 on device 1: 158.623, share2of4 on device 0: 158.623, "
             "share3of4 on device 1: 158.623: together 634.492") in scored.stdout
-    single = run(place, "--workdir=single")
+    single = run(place, "--batch_sizes=1,16", "--workdir=single")
     assert single.returncode == 0, single.stderr
     for name in ("result_bs1.json", "result_bs16.json"):
         assert (place / "work" / name).read_bytes() == (place / "single" / name).read_bytes()
