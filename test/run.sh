@@ -23,6 +23,7 @@ fi
 PATH=$PWD/.venv/bin:$PATH
 export TMPDIR=$PWD/work/tmp # nothing is written outside this folder
 mkdir -p "$TMPDIR"
+export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # as in run_all.sh: several tests at a time share the cores
 
 ruff check .
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
