@@ -28,11 +28,11 @@ export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # as in run_all.sh: severa
 ruff check .
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
 if ((!$#)); then # files with long tests first, so that no core waits for one; commands needs what default_job makes
-  first=(test/test_{default_job,faults,run_all_cann,torchrun,study,commands,xception_pth2onnx,report,hostile}.py)
+  first=(test/test_{default_job,faults,run_all_cann,torchrun,xception_pth2onnx,report,hostile,host,commands,study}.py)
   mapfile -t files < <(printf '%s\n' "${first[@]}" test/test_*.py | awk '!seen[$0]++')
   set -- -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
 fi
 # a separate mount namespace, for small disks that run full (test_faults.py)
 namespace=(unshare --mount)
 ((EUID == 0)) || namespace+=(--map-root-user)
-"${namespace[@]}" pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed "$@"
+"${namespace[@]}" pytest -q -p no:cacheprovider -o testpaths=test -o tmp_path_retention_policy=failed "$@"
