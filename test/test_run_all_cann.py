@@ -492,10 +492,10 @@ def test_unreadable_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
     bad = sorted((data / "val").iterdir())[3]
     bad.unlink()
     bad.write_text("404 Not Found")
-    done = run("--datasets_path", data)
+    done = run("--datasets_path", data, "--batch_sizes=1")
     assert (done.status, failed_step(done)) == (3, "4 Data set: images to tensors")
     assert f"{bad}: cannot identify image file" in done.err
-    done = run("--datasets_path", data, "--on-error", "skip")
+    done = run("--datasets_path", data, "--batch_sizes=1", "--on-error", "skip")
     assert done.status == 0
     assert (tmp_path / "work/prep_dataset/skipped.txt").read_text().startswith(f"{bad}\tcannot identify")
     assert re.search(r"^top-1 +\d\d\.\d\d % \(1\d / 19\)", tables(done), re.MULTILINE)
@@ -505,9 +505,9 @@ def test_unreadable_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
 def test_quick_look_has_a_separate_folder(inputs, finished, run, work):
     """The tensors and dumps of the whole set, made before, stay as they are; the om is used as it is."""
     before = content(work)
-    done = run("--sample", "5", "--seed", "7")
+    done = run("--sample", "5", "--seed", "7", "--batch_sizes=1")
     assert done.status in (0, 1)
-    assert done.calls == [benchmark_call(1), benchmark_call(16)]
+    assert done.calls == [benchmark_call(1)]
     assert done.folders == {str(work / "sample5_seed7")}
     assert "Some of the images only: --sample=5 --seed=7" in tables(done)
     assert re.search(r"^top-1 .* / 5\) ", tables(done), re.MULTILINE)
@@ -515,9 +515,9 @@ def test_quick_look_has_a_separate_folder(inputs, finished, run, work):
     assert len(names) == 5
     after = content(work)
     assert {name: after[name] for name in before} == before
-    again = run("--sample=5", "--seed=7")
+    again = run("--sample=5", "--seed=7", "--batch_sizes=1")
     assert "5 tensors in prep_dataset (0 made, 5 kept)" in again.out
-    assert run("--limit", "3").folders == {str(work / "limit3")}
+    assert run("--limit", "3", "--batch_sizes=1").folders == {str(work / "limit3")}
     assert sorted(path.stem for path in (work / "limit3/prep_dataset").glob("*.bin")) == sorted(
         path.stem for path in (work / "prep_dataset").glob("*.bin"))[:3]
 
@@ -528,14 +528,14 @@ def test_labels_from_class_folders_or_a_csv_give_the_same_scores(inputs, finishe
         (tmp_path / f"D/val/{label}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"D/val/{label}" / name).symlink_to(PHOTOS / "val" / name)
     (tmp_path / "labels.csv").write_text("image,class\n" + "".join(f"{name},{label}\n" for name, label in rows))
-    done = run("--datasets_path", tmp_path / "D", "--labels", tmp_path / "labels.csv")
+    done = run("--batch_sizes=1", "--datasets_path", tmp_path / "D", "--labels", tmp_path / "labels.csv")
     assert done.status == 0, done.err
     assert (tmp_path / "work/val_label.txt").read_text() == "".join(f"{n} {k}\n" for n, k in sorted(rows))
     assert (tmp_path / "work/result_bs1.json").read_bytes() == (finished.work / "result_bs1.json").read_bytes()
-    done = run("--datasets_path", tmp_path / "D")
+    done = run("--batch_sizes=1", "--datasets_path", tmp_path / "D")
     assert (done.status, failed_step(done)) == (3, "4 Data set: labels")  # numbers whose order by name is another
     (tmp_path / "D/val_label.txt").symlink_to(inputs.labels)
-    assert run("--datasets_path", tmp_path / "D").status == 0
+    assert run("--batch_sizes=1", "--datasets_path", tmp_path / "D").status == 0
 
 
 def test_quiet_leaves_out_commands_and_progress(finished, run, work):
@@ -658,9 +658,9 @@ def test_only_what_depends_on_a_change_is_redone(inputs, tmp_path):
 
 def test_another_resize_remakes_bins_and_dumps(run, work):
     before = content(work / "prep_dataset")
-    done = run("--resize", "342")
+    done = run("--batch_sizes=1", "--resize", "342")
     assert done.status == 0
-    assert done.calls == [benchmark_call(1), benchmark_call(16)]
+    assert done.calls == [benchmark_call(1)]
     after = content(work / "prep_dataset")
     assert list(after) == list(before)
     assert all(after[name] != before[name] for name in before)
@@ -681,7 +681,7 @@ def test_only_changed_dumps_are_rerun(run, work):
     """test_infer.py has the other ways in which a dump may differ."""
     expected = content(work / "result/dumpOutput_bs16")
     next((work / "result/dumpOutput_bs16").iterdir()).unlink()
-    done = run()
+    done = run("--batch_sizes=16")
     assert done.status == 0, done.err
     assert content(work / "result/dumpOutput_bs16") == expected
     assert f"(1 made, {len(expected) - 1} kept)" in done.out
@@ -701,10 +701,10 @@ def test_atc_fails(inputs, finished, run, tmp_path, fault, status):
 
 
 def test_old_om_is_not_used_if_atc_writes_none(inputs, run, work):
-    bad = run("--soc_version=Ascend310P3", FAKE_CANN_FAIL="no-om")
+    bad = run("--batch_sizes=1", "--soc_version=Ascend310P3", FAKE_CANN_FAIL="no-om")
     assert failed_step(bad) == "3 Conversion: ONNX to om, batch 1"
     assert not (work / "xception_bs1.om").exists()
-    good = run()
+    good = run("--batch_sizes=1")
     assert (good.status, good.calls) == (0, [atc_call(1, inputs.onnx)])
 
 
