@@ -30,7 +30,7 @@ shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .c
 if ((!$#)); then # files with long tests first, so that no core waits for one; commands needs what default_job makes
   first=(test/test_{default_job,faults,run_all_cann,torchrun,xception_pth2onnx,report,hostile,host,commands,study}.py)
   mapfile -t files < <(printf '%s\n' "${first[@]}" test/test_*.py | awk '!seen[$0]++')
-  set -- -n 4 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
+  set -- -n 3 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
 fi
 # a separate mount namespace, for small disks that run full (test_faults.py)
 namespace=(unshare --mount)
