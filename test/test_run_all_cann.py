@@ -851,13 +851,18 @@ def test_bf16_is_refused_with_cann_before_anything_runs(run, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize(("option", "recorded"), [
-    ((), "atc's default, force_fp16"), (("--precision=f32",), "f32 (must_keep_origin_dtype)"),
-    (("--precision=fp16",), "fp16 (force_fp16)")])
-def test_the_record_has_the_precision_that_atc_was_asked_for(option, recorded, run, work):
-    done = run("--batch_sizes=1", *option)
+@pytest.mark.parametrize(("option", "flag", "recorded"), [
+    ("--precision=f32", "--precision_mode=must_keep_origin_dtype", "f32 (must_keep_origin_dtype)"),
+    ("--precision=fp16", "--precision_mode=force_fp16", "fp16 (force_fp16)")])
+def test_the_precision_is_handed_to_atc_and_put_on_record(option, flag, recorded, inputs, finished, run, work):
+    def record(folder):
+        return json.loads((folder / "run.json").read_text())["om"]["1"]["precision"]
+
+    done = run("--batch_sizes=1", option)
     assert done.status == 0, done.err
-    assert json.loads((work / "run.json").read_text())["om"]["1"]["precision"] == recorded
+    assert done.calls[0] == [*atc_call(1, inputs.onnx), flag]  # another om
+    assert record(work) == recorded
+    assert record(finished.work) == "atc's default, force_fp16"
 
 
 # ---- usage

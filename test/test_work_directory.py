@@ -86,17 +86,6 @@ def test_seed_and_sample_in_any_order(start, tmp_path):
     assert (tmp_path / "work/sample5_seed1").is_dir()
 
 
-@pytest.mark.parametrize(("name", "flag"), [("f32", "--precision_mode=must_keep_origin_dtype"),
-                                            ("fp16", "--precision_mode=force_fp16")])
-def test_the_precision_is_handed_to_atc(name, flag, start):
-    done = start(f"--precision={name}", "--batch_sizes=1")
-    assert done.status in (0, 1), done.err
-    assert done.calls[0][-1] == flag
-    plain = start("--batch_sizes=1")
-    assert "precision_mode" not in plain.err
-    assert plain.calls[0][0] == "atc"  # another om
-
-
 def test_a_reference_of_the_user(start, tmp_path):
     done = start("--reference=80.5,99", "--batch_sizes=1")
     assert "reference  80.500 %" in done.out
