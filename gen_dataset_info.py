@@ -21,7 +21,7 @@ from pathlib import Path
 
 from common.cli import Failure, parser_of, positive, run
 from common.files import size_of, write
-from common.formats import image_name, info_text, read_manifest
+from common.formats import image_name, info_text, open_image, read_manifest
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
@@ -87,14 +87,12 @@ def list_bins(folder: str, width: int, height: int) -> list:
 
 def list_jpegs(folder: str) -> list:
     """Return (path, width, height) of each JPEG in `folder`, from its header."""
-    from PIL import Image
-
     rows = []
     for name in find(folder, JPEG_SUFFIXES):
         path = os.path.join(folder, name)
         size_of(path)
         try:
-            with Image.open(path, formats=["JPEG"]) as image:
+            with open_image(path, ["JPEG"]) as image:
                 rows.append((path, image.width, image.height))
         except Exception as error:  # any: Pillow raises nearly every type on a damaged file
             raise Failure(f"{path}: not a readable JPEG ({error or type(error).__name__})") from error

@@ -41,6 +41,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import stat
 import warnings
 import zlib
@@ -50,14 +51,13 @@ from pathlib import Path
 from common import model
 from common.cli import Failure, listing, parser_of, positive, printable, progress, run, say
 from common.files import free_space, hold, replacing, write
-from common.formats import IMAGE_SUFFIXES, MANIFEST, bins_of, image_name, read_manifest
+from common.formats import IMAGE_SUFFIXES, MANIFEST, bins_of, image_name, open_image, read_manifest
 from common.jobs import start_worker, workers
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
-# The accepted formats, whatever the file name says: not EPS, for which Pillow would start Ghostscript
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name, less what later steps append
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
@@ -82,7 +82,7 @@ def load_crop(path: Path, recipe: dict) -> np.ndarray:
     Raises whatever Pillow raises on an unreadable file, and ValueError beyond PIXEL_LIMIT.
     """
     resample = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[recipe["interpolation"]]
-    with Image.open(path, formats=FORMATS) as image:
+    with open_image(path) as image:
         size = resized_size(image.width, image.height, recipe["resize"])
         if max(image.width * image.height, size[0] * size[1]) > PIXEL_LIMIT:
             raise ValueError(f"{image.width}x{image.height} is over the limit of {PIXEL_LIMIT} pixels, read or resized")
@@ -90,29 +90,69 @@ def load_crop(path: Path, recipe: dict) -> np.ndarray:
         if tile.get(322, 0) * tile.get(323, 0) > PIXEL_LIMIT:  # TileWidth and TileLength of a TIFF
             raise ValueError(f"a tile of {tile[322]}x{tile[323]} is over the limit of {PIXEL_LIMIT} pixels")
         # In one call: with box, or height and width apart (Pillow 13 may take either first), some bits would differ
-        resized = (image if image.mode == "RGB" else image.convert("RGB")).resize(size, resample)
+        resized = decode(image, path).resize(size, resample)
     left, top = (int(round((side - recipe["crop"]) / 2.0)) for side in size)
     return np.asarray(resized.crop((left, top, left + recipe["crop"], top + recipe["crop"])))
 
 
+def decode(image, path: Path):
+    """Return Pillow's `image` of `path` as RGB; its pixels are libjpeg-turbo's, if Pillow or OpenCV has that."""
+    if opencv_decodes() and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        image.load()  # raises on a damaged file, which OpenCV would complete in gray
+        cv2 = opencv()
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None or pixels.shape != (image.height, image.width, 3):
+            raise ValueError("OpenCV cannot decode it")
+        return Image.fromarray(pixels[:, :, ::-1])
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 @functools.lru_cache(maxsize=None)
-def fast_lookup():
-    """Return cv2.LUT, or None where OpenCV cannot be imported (servers often lack its libGL)."""
+def opencv():
+    """Return the module cv2, or None where it cannot be imported (servers often lack its libGL)."""
     try:
         import cv2
     except ImportError:
         return None
     cv2.setNumThreads(1)  # the workers use the cores
-    return cv2.LUT
+    return cv2
+
+
+@functools.lru_cache(maxsize=None)
+def pillow_turbo() -> str:
+    """Return the version of Pillow's libjpeg-turbo, "" if it has another libjpeg, as older wheels have."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of releases that do not know the feature
+            return (features.version("libjpeg_turbo") or "?") if features.check("libjpeg_turbo") else ""
+    except ValueError:  # of older ones
+        return ""
+
+
+@functools.lru_cache(maxsize=None)
+def opencv_turbo() -> str:
+    """Return the version of OpenCV's libjpeg-turbo, "" if it has none."""
+    found = opencv() and re.search(r"^ +JPEG: .*libjpeg-turbo \(ver ([0-9.]+)", opencv().getBuildInformation(), re.M)
+    return found.group(1) if found else ""
+
+
+def opencv_decodes() -> bool:
+    """Return True if JPEGs are decoded by OpenCV: torchvision's pixels come from libjpeg-turbo, which Pillow lacks."""
+    return not pillow_turbo() and bool(opencv_turbo())
+
+
+def decoder() -> str:
+    """Return the library and version that decodes JPEGs, for the manifest."""
+    turbo = pillow_turbo() or opencv_turbo()
+    return f"libjpeg-turbo {turbo}" if turbo else f"libjpeg of Pillow {PIL.__version__}"
 
 
 def normalize(crop: np.ndarray) -> np.ndarray:
     """Return (x / 255 - 0.5) / 0.5, uint8 (H, W, 3) -> float32 (3, H, W), as ToTensor and Normalize of torchvision."""
     planes = np.ascontiguousarray(crop.transpose(2, 0, 1))
-    lookup = fast_lookup()
-    if lookup is None:
+    if opencv() is None:
         return TABLE.take(planes)
-    return lookup(planes.reshape(-1, crop.shape[1]), TABLE).reshape(planes.shape)
+    return opencv().LUT(planes.reshape(-1, crop.shape[1]), TABLE).reshape(planes.shape)
 
 
 def start_decoder():
@@ -231,7 +271,7 @@ def prepare_target(dst: Path, images: dict, wanted: dict) -> set:
         else:
             os.unlink(dst / f"{name}.bin")
     if len(kept) < len(found):
-        reason = "of changed or removed images" if same else "of another recipe or source"
+        reason = "of changed or removed images" if same else "of another recipe, source or decoder"
         say(f"{dst}: {len(found) - len(kept)} bins {reason} removed")
     write(dst / MANIFEST, json.dumps(dict(wanted, complete=False), indent=1) + "\n")
     return kept
@@ -287,8 +327,8 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
     reference = transforms.Compose(steps)
     drawn = random.sample(sorted(images), min(count, len(images)))
     for name in drawn:
-        with Image.open(images[name][0], formats=FORMATS) as image:
-            expected = np.asarray(reference(image.convert("RGB"))).ravel()
+        with open_image(images[name][0]) as image:
+            expected = np.asarray(reference(decode(image, images[name][0]))).ravel()
         actual = np.fromfile(dst / f"{name}.bin", dtype=expected.dtype)
         bits = f"u{expected.itemsize}"  # compared as integers: 0.0 and -0.0 differ in their bits
         different = int((actual.view(bits) != expected.view(bits)).sum()) if actual.size == expected.size else "all"
@@ -362,12 +402,15 @@ def main() -> int:
     if not args.aipp:
         recipe.update(dtype="float32", layout="CHW", mean=model.MEAN, std=model.STD)
     size = 3 * args.crop * args.crop * np.dtype(recipe["dtype"]).itemsize
-    wanted = {"recipe": recipe, "bytes": size, "source": str(args.src.resolve())}
+    wanted = {"recipe": recipe, "bytes": size, "source": str(args.src.resolve()), "decoder": decoder()}
     args.dst.mkdir(parents=True, exist_ok=True)
     lock = hold(args.dst / ".lock", args.dst)  # noqa: F841 (until this function returns)
     kept = prepare_target(args.dst, images, wanted)
     todo = [name for name in images if name not in kept]
-    if todo and fast_lookup() is None:
+    if todo and "turbo" not in decoder():
+        say("warning: neither Pillow nor OpenCV has libjpeg-turbo, from which torchvision's pixels come: most JPEGs "
+            "will differ, by up to 34 of 255 levels; install opencv-python or a newer Pillow (docs/formats.md)")
+    elif todo and opencv() is None:
         say("OpenCV cannot be imported (is libGL missing?); numpy is used instead: same result, slightly slower")
     check_space(args.dst, len(todo), size)
     total = len(images) + len(bad)

@@ -11,6 +11,7 @@ from common.cli import Failure, listing, say
 from common.files import lines, read, read_json
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # in any case
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # not EPS: Pillow would start Ghostscript
 MANIFEST = "manifest.json"  # img_preprocess.py writes it next to the tensors
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 NUMBER = re.compile(r"[0-9]{1,18}")
@@ -19,6 +20,23 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 def image_name(path) -> str:
     """Return the name that identifies an image in all steps: its file name up to the first dot."""
     return os.path.basename(path).split(".")[0]
+
+
+def open_image(path, formats=IMAGE_FORMATS):
+    """Return Pillow's image of `path`, of which only the header is read.
+
+    Raises whatever Pillow raises on an unreadable file, and ValueError if it has none of `formats`.
+    """
+    import PIL
+    from PIL import Image
+
+    if int(PIL.__version__.split(".")[0]) >= 8:
+        return Image.open(path, formats=formats)
+    image = Image.open(path)  # without `formats`; nothing is decoded yet
+    if image.format not in (*formats, "MPO"):  # several JPEGs in one file; Pillow takes it for a JPEG
+        image.close()
+        raise ValueError(f"cannot read image format {image.format}")
+    return image
 
 
 def bins_of(folder) -> list:

@@ -6,6 +6,7 @@ NumPy alone, by name, so that nothing large is stored.
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -46,6 +47,24 @@ def reference_weight(name: str, shape: tuple) -> np.ndarray:
     if name.endswith(".bias"):
         return 0.1 * random.standard_normal(shape)
     return random.standard_normal(shape) * np.sqrt(0.6 / np.prod(shape[1:]))
+
+
+def old_pythons() -> dict:
+    """{version: path} of Python 3.7 and 3.8: from pyenv, on PATH, or where CANN's guide installs it."""
+    pyenv, found = Path(pwd.getpwuid(os.getuid()).pw_dir, ".pyenv/versions"), {}  # $HOME may be another folder
+    for version in ("3.7", "3.8"):
+        places = [*pyenv.glob(f"{version}.*/bin/python{version}"), shutil.which(f"python{version}"),
+                  *Path("/usr/local").glob(f"python{version}*/bin/python{version}")]
+        for path in filter(None, places):
+            if subprocess.run([path, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0:
+                found[version] = path
+    return found
+
+
+def pytest_terminal_summary(terminalreporter):
+    missing = {"3.7", "3.8"} - old_pythons().keys()
+    if missing:
+        terminalreporter.write_line(f"not tested with Python {' and '.join(sorted(missing))}: not installed here")
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,20 @@ a few start Python, where it matters what can be imported.
 """
 import json
 import os
+import shutil
 import signal
 import struct
 import sys
+from pathlib import Path
 
 import img_preprocess
 from common import cli
+from common.formats import read_manifest
 from conftest import SUITE, fake_module, run
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -295,17 +299,79 @@ def test_normalize_every_byte(monkeypatch):
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     expected = transform(Image.fromarray(every_byte())).numpy()
     assert (expected.min(), expected.max()) == (-1, 1)
-    assert img_preprocess.fast_lookup() is cv2.LUT
+    assert img_preprocess.opencv() is cv2
     np.testing.assert_array_equal(img_preprocess.normalize(every_byte()).view("u4"), expected.view("u4"), strict=True)
-    monkeypatch.setattr(img_preprocess, "fast_lookup", lambda: None)
+    monkeypatch.setattr(img_preprocess, "opencv", lambda: None)
     np.testing.assert_array_equal(img_preprocess.normalize(every_byte()).view("u4"), expected.view("u4"), strict=True)
 
 
 @pytest.mark.parametrize("name", ODD_PHOTOS)
 def test_numpy_gives_the_bits_of_opencv(monkeypatch, prepared_photos, name):
-    monkeypatch.setattr(img_preprocess, "fast_lookup", lambda: None)
+    monkeypatch.setattr(img_preprocess, "opencv", lambda: None)
     np.testing.assert_array_equal(tensor(PHOTOS / f"{name}.JPEG").ravel(),
                                   np.fromfile(prepared_photos / f"{name}.bin", "<u4"))
+
+
+# ---- who decodes
+
+def kinds_of_jpeg(folder: Path) -> Path:
+    """Make a folder with one photo as JPEGs of other kinds."""
+    folder.mkdir(parents=True)
+    photo = Image.open(PHOTOS / "macaw_1.JPEG").convert("RGB")
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # Orientation
+    for name, image, options in (
+            ("444", photo, {"subsampling": 0}), ("422", photo, {"subsampling": 1}), ("420", photo, {"subsampling": 2}),
+            ("411", photo, {"subsampling": "4:1:1"}), ("gray", photo.convert("L"), {}),
+            ("progressive", photo, {"progressive": True}), ("cmyk", photo.convert("CMYK"), {}),
+            ("rotated", photo, {"exif": rotated.tobytes()}), ("rgb", photo, {"keep_rgb": True}),
+            ("odd", photo.resize((301, 333)), {}), ("restarts", photo, {"restart_marker_rows": 1}),
+            ("several", photo, {"format": "MPO", "save_all": True, "append_images": [photo]})):
+        image.save(folder / f"{name}.JPEG", **{"format": "JPEG", "quality": 85, **options})
+    return folder
+
+
+@pytest.fixture
+def old_pillow(monkeypatch):
+    """As with Pillow 7.2, whose libjpeg is another one, and whose Image.open has no `formats`."""
+    monkeypatch.setattr(PIL, "__version__", "7.2.0")
+    monkeypatch.setattr(Image, "open", lambda path, open=Image.open: open(path))
+    monkeypatch.setattr(img_preprocess, "pillow_turbo", lambda: "")
+
+
+def test_opencv_decodes_where_pillow_has_another_libjpeg(old_pillow, prepared_photos, tmp_path, monkeypatch):
+    paths = [*PHOTOS.iterdir(), *kinds_of_jpeg(tmp_path / "kinds").iterdir()]
+    assert img_preprocess.decoder().startswith("libjpeg-turbo ")
+    found = [tensor(path) for path in paths]
+    monkeypatch.undo()
+    for path, array in zip(paths, found):
+        np.testing.assert_array_equal(array, tensor(path), str(path))
+
+
+def test_opencv_is_not_asked_for_what_pillow_refuses(old_pillow, tmp_path):
+    (tmp_path / "cut.JPEG").write_bytes((PHOTOS / "macaw_1.JPEG").read_bytes()[:20_000])
+    Image.new("RGB", (8, 8)).save(tmp_path / "eps.JPEG", "EPS")
+    with pytest.raises(OSError, match="truncated"):
+        tensor(tmp_path / "cut.JPEG")
+    with pytest.raises(ValueError, match="cannot read image format EPS"):
+        tensor(tmp_path / "eps.JPEG")
+
+
+def test_without_libjpeg_turbo_a_warning(old_pillow, tmp_path, monkeypatch, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(PHOTOS / "macaw_1.JPEG", few)
+    run(sys.executable, SCRIPT, few, "out", cwd=tmp_path)
+    assert read_manifest(tmp_path / "out")["decoder"].startswith("libjpeg-turbo ")
+    monkeypatch.setattr(img_preprocess, "opencv", lambda: None)
+    img_preprocess.opencv_turbo.cache_clear()
+    monkeypatch.setattr(sys, "argv", ["img_preprocess.py", str(few), str(tmp_path / "out")])
+    assert img_preprocess.main() == 0
+    img_preprocess.opencv_turbo.cache_clear()
+    printed = capsys.readouterr()
+    assert "1 bins of another recipe, source or decoder removed" in printed.err
+    assert "warning: neither Pillow nor OpenCV has libjpeg-turbo" in printed.err
+    assert read_manifest(tmp_path / "out")["decoder"] == "libjpeg of Pillow 7.2.0"
 
 
 # ---- what is imported
@@ -462,7 +528,7 @@ def test_bins_of_another_recipe_are_done_again(prepare, images, tmp_path, change
     wanted = {"resize": 16, "crop": 12, "interpolation": "bilinear", **change}
     words = [f"--{name}={value}" for name, value in wanted.items()]
     assert prepare(*words, small=()) == ("3 tensors in dst (3 made, 0 kept)\n",
-                                         "dst: 3 bins of another recipe or source removed\n")
+                                         "dst: 3 bins of another recipe, source or decoder removed\n")
     assert {path.stat().st_size for path in (tmp_path / "dst").glob("*.bin")} == {size}
     assert (tmp_path / "dst/b.bin").read_bytes() == reference(images / "b.png", **wanted).tobytes()
 
@@ -474,7 +540,7 @@ def test_bins_of_another_source_are_done_again(prepare, images, tmp_path):
         os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     prepare()
     assert prepare(src="other") == ("3 tensors in dst (3 made, 0 kept)\n",
-                                    "dst: 3 bins of another recipe or source removed\n")
+                                    "dst: 3 bins of another recipe, source or decoder removed\n")
     assert (tmp_path / "dst/b.bin").read_bytes() == reference(tmp_path / "other/b.png", 16, 12).tobytes()
 
 

@@ -87,6 +87,8 @@ def plot(draw, label: str, width=5.4, height=3.2):
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure
 
+    if "text.parse_math" not in matplotlib.rcParams:  # without it, $ in a name would start a formula
+        raise ImportError(f"matplotlib {matplotlib.__version__} is older than 3.6")
     style = {"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10, "text.parse_math": False,
              "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.labelcolor": INK,
              "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlesize": 10, "grid.color": FAINT,

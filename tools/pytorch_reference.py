@@ -16,7 +16,7 @@ import _root
 
 from common import model
 from common.cli import Failure, listing, parser_of, run, say
-from common.formats import bins_of, read_labels
+from common.formats import bins_of, open_image, read_labels
 
 TOP = 5
 BATCH = 4  # images at a time: fastest on few cores
@@ -26,7 +26,6 @@ LEAST_TOP5 = 10.0  # percent; chance gives 0.5 on 1000 classes
 def predict(network, paths: list, short_side: int, interpolation: str):
     """Return the likeliest classes of each image, int64 (images, up to 5)."""
     import torch
-    from PIL import Image
     from torchvision import transforms
 
     transform = transforms.Compose([
@@ -37,7 +36,7 @@ def predict(network, paths: list, short_side: int, interpolation: str):
     found = []
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):
-            images = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[start:start + BATCH]])
+            images = torch.stack([transform(open_image(path).convert("RGB")) for path in paths[start:start + BATCH]])
             values = network(images)
             found.append(values.topk(min(TOP, values.shape[1])).indices)
     return torch.cat(found)

@@ -247,10 +247,11 @@ def describe_data_set(folders: list) -> tuple:
             manifest = read_step(folder / "manifest.json")
             manifests.append({key: manifest[key] for key in ("source", "recipe", "listing_sha256")})
             manifests[-1]["count"] = int(manifest["count"])
+            manifests[-1]["decoder"] = str(manifest.get("decoder")).partition(" ")[0]  # versions of libjpeg-turbo agree
     first = manifests[0]
     for folder, manifest in zip(folders, manifests):
-        if [manifest["source"], manifest["recipe"]] != [first["source"], first["recipe"]]:
-            raise Failure(f"{folder}: has another source or recipe than {folders[0]}; rerun the ranks")
+        if any(manifest[key] != first[key] for key in ("source", "recipe", "decoder")):
+            raise Failure(f"{folder}: has another source, recipe or JPEG decoder than {folders[0]}; rerun the ranks")
     return {"source": first["source"], "count": sum(manifest["count"] for manifest in manifests),
             "listing_sha256": [manifest["listing_sha256"] for manifest in manifests]}, first["recipe"]
 
