@@ -26,7 +26,8 @@ SUCCESS = "ATC run success, welcome to the next use."
 FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
 
 PATH_RULE = re.compile("[\u4e00-\u9fa5A-Za-z0-9./_-]+")
-SOC_RULE = re.compile("Ascend(310(P[1-4]|B[1-4])?|710|910(A|B[1-4]?)?)")
+# "Ascend" and the Name column of npu-smi; of an A3 server's Ascend910 dies, atc also takes Ascend910_9391 and so on
+SOC_RULE = re.compile("Ascend(310(P[1-9]|B[1-9])?|710|910((Pro|Premium)?[AB]|B[1-9]C?(-[1-9])?|_9[0-9]{3})?|950[A-Z]*)")
 OPSETS = (11,)
 LATER_OPSETS = range(11, 19)
 DEFAULT_DOMAINS = ("", "ai.onnx")

@@ -154,7 +154,8 @@ def test_a_blank_after_equals_is_an_empty_value(atc, double):
 
 @pytest.mark.parametrize("changes", [
     {}, {"log": "debug"}, {"input_format": "ND"}, {"input_shape": " image : 1, 3 ,4,5"}, {"soc_version": "Ascend310P3"},
-    {"soc_version": "Ascend710"}, {"output_type": "FP32"}, {"precision_mode": "must_keep_origin_dtype"},
+    {"soc_version": "Ascend710"}, {"soc_version": "Ascend910B4-1"}, {"soc_version": "Ascend950DT"},
+    {"output_type": "FP32"}, {"precision_mode": "must_keep_origin_dtype"},
     {"precision_mode": "allow_mix_precision", "auto_tune_mode": "RL,GA"}, {"output": "new/dir/x.om"},
     {"disable_reuse_memory": 1, "enable_small_channel": 1, "op_select_implmode": "high_precision"},
 ])

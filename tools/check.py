@@ -146,13 +146,13 @@ def check_chips(args) -> str:
     """Return the chips that npu-smi reports; raises Failure if one of --device_ids is not among them."""
     if shutil.which("npu-smi") is None:
         return f"npu-smi not found; the run assumes {args.soc_version or 'Ascend310'}, device {args.device_ids or '0'}"
-    good = chips.healthy(chips.find())
+    good = chips.usable(chips.find())
     unknown = [device for device in (args.device_ids or "").split(",")
                if device and int(device) not in [chip["device"] for chip in good]]
     if unknown:
-        raise Failure(f"device {', '.join(unknown)}: not among the healthy ones: "
+        raise Failure(f"device {', '.join(unknown)}: not among the usable ones: "
                       f"{', '.join(str(chip['device']) for chip in good)}")
-    return "; ".join(f"device {chip['device']}: Ascend{chip['name']}, health OK"
+    return "; ".join(f"device {chip['device']}: Ascend{chip['name']}, health {chip['health']}"
                      + (", BUSY: its rates would be too low" if chips.is_busy(chip) else "") for chip in good)
 
 

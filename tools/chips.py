@@ -8,8 +8,9 @@ Example:  python3 tools/chips.py
           python3 tools/chips.py --first
           Ascend310 0
 
---first prints the name (for atc's --soc_version) and the id (for -device_id) of the first healthy chip;
-others are reported on stderr. Exit status: 4 if npu-smi is not found, fails, or lists no healthy chip.
+--first prints the name (for atc's --soc_version) and the id (for -device_id) of the first healthy chip, or of
+the first one that is not Critical: developer kits show Alarm in everyday use. What is wrong with a chip is
+reported on stderr. Exit status: 4 if npu-smi is not found, fails, or lists no usable chip.
 """
 import re
 import shutil
@@ -18,8 +19,9 @@ import subprocess
 import _root
 
 from common.cli import Failure, parser_of, run, say
+from host.contract import SOC_RULE
 
-CHIP_NAME = re.compile(r"\d+[A-Z0-9]*")  # the Name column: 310, 310P3, 910B1
+CHIP_NAME = re.compile(r"(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)")  # the Name column: 310, 310P3, 910B4-1, Ascend910
 PATIENCE = 60  # seconds for npu-smi, which takes less than one
 
 
@@ -29,34 +31,46 @@ def cells(line: str) -> list:
 
 
 def parse(text: str) -> list:
-    """Return the chips that `npu-smi info` lists, as dicts {device, card, name, health, aicore, processes}.
+    """Return the chips that `npu-smi info` lists, as dicts {device, card, chip, name, health, aicore, processes}.
 
-    A chip has two rows: card id and Name, Health; then chip id and device id (tables of a 910 omit the device id:
-    chips count from 0 there), bus, AICore in percent. The last table, with "Process id" in its header, lists processes.
-    Widths and further columns differ between drivers, so rows are split at bars and spaces.
+    A chip has two rows: card id and Name, Health; then chip id and device id, bus, AICore in percent. The second chip
+    of a card may lack the first row. Where the device id is absent or NA, it is the chip id, or if several cards count
+    their chips from 0, the position. The last table, with "Process id" in its header, lists processes. Widths and
+    further columns differ between drivers, so rows are split at bars and spaces.
+    Raises ValueError, with the row, on one that does not fit.
     """
     chips, first, in_processes = [], None, False
     for line in text.splitlines():
-        if not line.lstrip().startswith("|"):
-            continue
         columns = cells(line)
+        if not line.lstrip().startswith("|") or not columns[0]:
+            continue
         head = " ".join(columns[0] + (columns[1] if len(columns) > 1 else []))
         in_processes = in_processes or "Process id" in head
-        if in_processes:
-            add_process(chips, columns)
-        elif len(columns[0]) >= 2 and columns[0][0].isdigit() and first is None \
-                and CHIP_NAME.fullmatch(columns[0][1]) and not columns[1][0].isdigit():
-            first = columns
-        elif first is not None and columns[0] and columns[0][0].isdigit():
-            device = columns[0][1] if len(columns[0]) > 1 else str(len(chips))
-            if not device.isdecimal():
-                raise ValueError(device)
-            chips.append({
-                "device": int(device), "card": int(first[0][0]), "chip": int(columns[0][0]), "name": first[0][1],
-                "health": first[1][0], "aicore": int(columns[2][0]), "processes": 0,
-            })
-            first = None
+        name = CHIP_NAME.fullmatch(columns[0][1]) if len(columns[0]) > 1 else None
+        try:
+            if in_processes:
+                add_process(chips, columns)
+            elif columns[0][0] == "Chip" and columns[2][0] != "AICore(%)":
+                raise ValueError
+            elif columns[0][0].isdigit() and name:
+                first = {"card": int(columns[0][0]), "name": known(name.group(1)), "health": columns[1][0]}
+            elif columns[0][0].isdigit():
+                chips.append({**first, "chip": int(columns[0][0]), "aicore": int(columns[2][0]), "processes": 0,
+                              "device": None if columns[0][1:] in ([], ["NA"]) else int(columns[0][1])})
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(" ".join(line.split())) from error
+    ids = [chip["chip"] for chip in chips]
+    for position, chip in enumerate(chips):
+        if chip["device"] is None:
+            chip["device"] = chip["chip"] if len(set(ids)) == len(ids) else position
     return chips
+
+
+def known(name: str) -> str:
+    """Return `name`; raises ValueError if atc knows no Ascend<name>."""
+    if not SOC_RULE.fullmatch(f"Ascend{name}"):
+        raise ValueError(name)
+    return name
 
 
 def add_process(chips: list, columns: list):
@@ -85,29 +99,37 @@ def find() -> list:
         raise Failure(f"npu-smi info failed (exit status {result.returncode}): {result.stdout.strip()[-200:]}", 4)
     try:
         chips = parse(result.stdout)
-    except (IndexError, ValueError) as error:
-        raise Failure("npu-smi info prints a table of unknown format; pass --soc_version", 4) from error
+    except ValueError as error:
+        say(result.stdout.rstrip())
+        raise Failure(f"npu-smi info prints a table of unknown format (above), in {error}; pass --soc_version", 4) \
+            from error
     return sorted(chips, key=lambda chip: chip["device"])
 
 
-def healthy(chips: list) -> list:
-    """Return the chips whose Health is OK; report the others. Raises Failure (status 4) if none is."""
-    good = [chip for chip in chips if chip["health"] == "OK"]
+def usable(chips: list) -> list:
+    """Return the chips that are not Critical, those whose Health is OK first; report the others.
+
+    Raises Failure (status 4) if there is none.
+    """
+    found = sorted((chip for chip in chips if chip["health"] != "Critical"), key=lambda chip: chip["health"] != "OK")
     for chip in chips:
-        if chip not in good:
-            say(f"device {chip['device']} (Ascend{chip['name']}) left out: its health is {chip['health']}")
-    if not good:
+        place = f"device {chip['device']} (Ascend{chip['name']})"
+        if chip["health"] != "OK" and (chip not in found or found[0]["health"] == "OK"):
+            say(f"{place} left out: its health is {chip['health']}")
+        elif chip["health"] != "OK":
+            say(f"warning: {place} is used although its health is {chip['health']}; it may be slow or fail")
+    if not found:
         raise Failure("npu-smi info lists no healthy chip", 4)
-    return good
+    return found
 
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("--first", action="store_true", help="only soc_version and device id of the first healthy chip")
+    parser.add_argument("--first", action="store_true", help="only soc_version and device id of the first usable chip")
     args = parser.parse_args()
     chips = find()
     if args.first:
-        chip = healthy(chips)[0]
+        chip = usable(chips)[0]
         print(f"Ascend{chip['name']} {chip['device']}")
         return 0
     for chip in chips:

@@ -227,7 +227,7 @@ def find_chip(args):
     """Set args.soc_version and args.device_ids from npu-smi, unless they were given; raises Failure without a chip."""
     if args.atc_engine == "cann" and not (args.soc_version and args.device_ids) and shutil.which("npu-smi"):
         try:
-            chip = chips.healthy(chips.find())[0]
+            chip = chips.usable(chips.find())[0]
         except Failure as error:
             raise Failure(f"{error}; pass --soc_version and --device_ids", 4) from error
         args.soc_version = args.soc_version or f"Ascend{chip['name']}"
