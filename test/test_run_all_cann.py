@@ -466,13 +466,46 @@ def test_ais_bench_fails(inputs, finished, run, no_binary, tmp_path):
 
 @pytest.mark.parametrize(("fault", "message"), [
     ("ais-error", "ais_bench ended with status 1"),
-    ("ais-no-throughput", "ais_bench printed no Interface throughputRate"),
+    ("ais-no-throughput", "ais_bench printed no throughput (see result/ais_bench_bs1_device0.log)"),
 ])
 def test_each_fault_of_ais_bench_ends_the_step(fault, message, inputs, work, no_binary, tmp_path):
     interrupted(work)
     done = run_step(inputs, work, tmp_path, *INFER, status=4, tools=no_binary,
                     **ais_environment(inputs, FAKE_CANN_FAIL=fault))
     assert f"infer.py: device 0: {message}" in done.stderr
+
+
+def test_a_batch_size_that_is_not_the_oms_is_refused_before_it_is_timed(inputs, work, tmp_path):
+    bad = run_step(inputs, work, tmp_path, *INFER[:-2], "--batch_size=16", "--device_ids=0", status=2)
+    assert bad.stderr == "infer.py: xception_bs1.om: compiled for a batch of 1, not 16; pass --batch_size 1\n"
+    interrupted(work)
+    assert "-batch_size=1 " in run_step(inputs, work, tmp_path, *INFER[:-2], "--device_ids=0").stderr  # the default
+
+
+@pytest.mark.parametrize("mode", [("result/out", "--info=./xception.info"), ("result/pure", "--round=5")])
+def test_ais_bench_that_ran_another_batch_size_has_no_rate(mode, inputs, work, no_binary, tmp_path):
+    """Of an om that was compiled by hand: ais_bench computes the rate with the batch size that it is told."""
+    (work / "xception_bs16.om.json").unlink()
+    bad = run_step(inputs, work, tmp_path, "infer.py", "xception_bs16.om", *mode, "--batch_size=1", status=4,
+                   tools=no_binary, **ais_environment(inputs))
+    assert "device 0: ais_bench ran 16 tensors at a time instead of 1, so its rate is wrong" in bad.stderr
+    assert not list(work.glob("result/out/*"))
+    run_step(inputs, work, tmp_path, "infer.py", "xception_bs16.om", *mode, "--batch_size=16", tools=no_binary,
+             **ais_environment(inputs))
+
+
+@pytest.mark.parametrize("change", ["om", "tensors"])
+def test_float_tensors_of_an_om_with_aipp_and_the_reverse_are_refused_before_they_run(change, inputs, work, tmp_path):
+    if change == "om":
+        run_step(inputs, work, tmp_path, "compile_om.py", inputs.onnx, "xception_bs1", "--batch_size=1",
+                 "--soc_version=Ascend310", "--aipp")
+    else:
+        manifest = json.loads((work / "prep_dataset/manifest.json").read_text())
+        manifest["recipe"]["dtype"] = "uint8"
+        (work / "prep_dataset/manifest.json").write_text(json.dumps(manifest))
+    bad = run_step(inputs, work, tmp_path, *INFER, status=3)
+    kinds = ("float32", "with") if change == "om" else ("uint8", "without")
+    assert f"prep_dataset: holds {kinds[0]} tensors, but xception_bs1.om was compiled {kinds[1]} AIPP" in bad.stderr
 
 
 def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):

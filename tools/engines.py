@@ -15,7 +15,7 @@ from _root import ROOT
 
 from common import model
 from common.cli import Failure
-from common.files import read, size_of
+from common.files import hash_of, read, read_json, size_of
 from host.om import ASCEND_MAGIC
 
 BINARY = f"benchmark.{platform.machine()}"
@@ -32,7 +32,7 @@ class Engine(NamedTuple):
     dataset: Callable  # (om, info, device, batch_size) -> arguments to run the tensors of an info file
     pure: Callable  # (om, device, batch_size, rounds) -> arguments to run synthetic data
     prepare: Callable  # (samples, device): write the files that `dataset` reads besides the info file
-    rates: Callable  # (device, batch_size, log, pure, om) -> (interface, e2e or None, stages); ValueError without
+    rates: Callable  # (device, batch_size, log, pure, om) -> (interface, e2e or None, stages); ValueError: what it did
     on_cpu: bool = False  # runs on the CPU's cores, and shows its own progress
 
 
@@ -78,7 +78,7 @@ def benchmark_rates(device: int, batch_size: int, _log: Path, pure: bool, om: Pa
     text = text_of(path) if path.exists() else ""
     interface = re.search(rf"(?:Interface throughputRate:|ave_throughputRate =) {RATE}", text)
     if not interface:
-        raise ValueError(f"no Interface throughputRate in {path}")
+        raise ValueError(f"printed no Interface throughputRate (see {path})")
     e2e = re.search(rf"\[e2e\] throughputRate: {RATE}", text)
     stages = {}
     for stage, latency in re.findall(rf"\[([a-z ]+)\] throughputRate: .*\bmodule[A-Za-z]+: {RATE}", text):
@@ -115,11 +115,16 @@ def ais_bench_prepare(samples: list, device: int):
         (ais_input(device) / os.path.basename(path)).symlink_to(os.path.abspath(path))
 
 
-def ais_bench_rates(_device: int, _batch_size: int, log: Path, _pure: bool, _om: Path) -> tuple:
+def ais_bench_rates(_device: int, batch_size: int, log: Path, pure: bool, _om: Path) -> tuple:
     """Return (throughput in images/s, None, {}): it prints neither an e2e rate nor stages."""
-    found = re.findall(rf"throughput [^\n]*: {RATE}\s*$", text_of(log), re.MULTILINE)
+    text = text_of(log)
+    taken = re.search(r"try get model batchsize:(\d+)" if pure else r"\bfilesperbatch:(\d+)", text)
+    if taken and int(taken.group(1)) != batch_size:  # it computes the throughput with --batchsize
+        raise ValueError(f"ran {taken.group(1)} tensors at a time instead of {batch_size}, so its rate is wrong: the "
+                         f"om has another batch size, or takes tensors of another size; see {log}")
+    found = re.findall(rf"throughput [^\n]*: {RATE}\s*$", text, re.MULTILINE)
     if not found:
-        raise ValueError(f"no throughput in {log}")
+        raise ValueError(f"printed no throughput (see {log})")
     return float(found[-1]), None, {}
 
 
@@ -140,6 +145,19 @@ def is_ascend(om: Path) -> bool:
     size_of(om)
     with open(om, "rb") as file:
         return file.read(len(ASCEND_MAGIC)) == ASCEND_MAGIC
+
+
+def recorded(om: Path) -> dict:
+    """Return what compile_om.py had the om compiled for, {"batch_size": int, "aipp": bool}; {} without its record."""
+    try:
+        record = read_json(f"{om}.json")
+        if record["om_sha256"] != hash_of(om):
+            return {}
+        (shape,) = (word for word in record["command"] if word.startswith("--input_shape="))
+        return {"batch_size": int(re.search(r":(\d+),", shape).group(1)),
+                "aipp": any(word.startswith("--insert_op_conf=") for word in record["command"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def choose(asked, ascend: bool) -> str:

@@ -43,7 +43,7 @@ import engines
 from common import cli
 from common.cli import Failure, listing, parser_of, positive, progress, run, say
 from common.files import free_space, hash_of, hold, located, read, read_json, write
-from common.formats import DUMP_LIMIT, MANIFEST, dump_of, image_name, info_text, read_info
+from common.formats import DUMP_LIMIT, MANIFEST, dump_of, image_name, info_text, read_info, read_manifest
 from common.jobs import end_with_parent
 from engines import ENGINES, WORK
 
@@ -227,9 +227,11 @@ def start_share(args, engine: str, device: int, share: list, owner: str, everyth
 
 def check_share(args, engine: str, device: int, share: list, ending: str, log: Path, made: dict) -> tuple:
     """Return (rates or None, problem or None) of a device whose tool ended with `ending` and wrote `made` dumps."""
-    rates = None
-    with contextlib.suppress(ValueError):
+    rates = reason = None
+    try:
         rates = ENGINES[engine].rates(device, args.batch_size, log, False, args.om)
+    except ValueError as error:
+        reason = error
     missing = [path for _, path, _, _ in share if image_name(path) not in made]
     if ending:
         return rates, f"{engine} {ending}"
@@ -240,7 +242,7 @@ def check_share(args, engine: str, device: int, share: list, ending: str, log: P
     if rates is None:
         for _, path, _, _ in share:  # a tool that succeeded prints its rate: its dumps are not trusted
             made[image_name(path)].unlink()
-        return None, f"{engine} printed no Interface throughputRate (see {log})"
+        return None, f"{engine} {reason}"
     return rates, None
 
 
@@ -333,10 +335,24 @@ def save_record(path: Path, record: dict):
     write(path, json.dumps(record, indent=1) + "\n")
 
 
+def check_tensors(om: Path, folder: str):
+    """Raise Failure if the tensors are float32 and the om takes uint8, or the reverse, as far as both are on record.
+
+    benchmark may hang on them; ais_bench packs four of one kind to a tensor of the other.
+    """
+    recipe, compiled = (read_manifest(folder) or {}).get("recipe"), engines.recorded(om)
+    if not isinstance(recipe, dict) or not compiled or compiled["aipp"] == (recipe.get("dtype") == "uint8"):
+        return
+    kind = "with" if compiled["aipp"] else "without"
+    raise Failure(f"{folder}: holds {recipe.get('dtype')} tensors, but {om} was compiled {kind} AIPP; rerun "
+                  f"img_preprocess.py {kind} --aipp, or compile the om again")
+
+
 def run_dataset(args, engine: str, record_path: Path) -> int:
     """Make the dumps that are missing; see the head of this file."""
     samples = read_samples(Path(args.info))
     manifest = Path(os.path.dirname(samples[0][1]), MANIFEST)
+    check_tensors(args.om, os.path.dirname(samples[0][1]))
     fresh = {"engine": engine, "batch_size": args.batch_size, "images": len(samples), "complete": False, "rates": {},
              "made_from": {"om": hash_of(args.om), "info": hash_of(Path(args.info)), "engine": engine,
                            "tensors": hash_of(manifest) if manifest.exists() else None}}
@@ -390,7 +406,7 @@ def run_pure(args, engine: str, record_path: Path) -> int:
     try:
         rate, *_ = ENGINES[engine].rates(device, args.batch_size, log, True, args.om)
     except ValueError as error:
-        raise Failure(f"device {device}: {error}", 4) from error
+        raise Failure(f"device {device}: {engine} {ending or error}", 4) from error
     if ending:
         raise Failure(f"device {device}: {engine} {ending}", 4)
     record.update(rates={str(device): {"interface": rate}}, device=engines.device_name(engine, log))
@@ -414,7 +430,8 @@ def main() -> int:
     mode.add_argument("--info", help="info file: run its tensors")
     mode.add_argument("--round", type=positive, help="run synthetic data this many times instead (pure inference)")
     mode.add_argument("--which", action="store_true", help="print the tool for an om of the real atc")
-    parser.add_argument("--batch_size", type=positive, default=1, help="the om's (default: 1)")
+    parser.add_argument("--batch_size", type=positive, help="the om's (default: what compile_om.py compiled it for, "
+                        "or 1)")
     parser.add_argument("--device_ids", type=device_list, default=[0], metavar="0,1,...", help="default: 0")
     parser.add_argument("--patience", type=positive, default=PATIENCE, metavar="SECONDS",
                         help="kill a tool that prints and dumps nothing for this long (default: %(default)s)")
@@ -431,6 +448,11 @@ def main() -> int:
     if args.info == "":
         parser.error("--info: no file name")
     engine = engines.choose(args.engine, engines.is_ascend(args.om))
+    compiled = engines.recorded(args.om).get("batch_size")
+    args.batch_size = args.batch_size or compiled or 1
+    if compiled not in (None, args.batch_size):  # the tools would time it wrong, or not at all
+        raise Failure(f"{args.om}: compiled for a batch of {compiled}, not {args.batch_size}; pass --batch_size "
+                      f"{compiled}", 2)
     WORK.mkdir(exist_ok=True)
     locks = [hold(WORK / f"device{device}.lock", f"device {device} of {WORK.resolve()}") for device in args.device_ids]
     args.out.parent.mkdir(parents=True, exist_ok=True)
