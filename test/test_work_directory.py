@@ -250,7 +250,7 @@ def test_npu_smi_that_hangs_or_mumbles(tmp_path, monkeypatch):
     (tmp_path / "npu-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(Failure, match="npu-smi info prints a table of unknown form|no"):
-        chips.healthy(chips.find())
+        chips.usable(chips.find())
     (tmp_path / "npu-smi").write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(chips, "PATIENCE", 0.5)
     with pytest.raises(Failure, match="npu-smi info printed nothing for 0.5 s") as failure:

@@ -53,10 +53,10 @@ def parse(text: str) -> list:
             elif columns[0][0] == "Chip" and columns[2][0] != "AICore(%)":
                 raise ValueError
             elif columns[0][0].isdigit() and name:
-                first = {"card": int(columns[0][0]), "name": known(name.group(1)), "health": columns[1][0]}
+                first = {"card": count(columns[0][0]), "name": known(name.group(1)), "health": columns[1][0]}
             elif columns[0][0].isdigit():
-                chips.append({**first, "chip": int(columns[0][0]), "aicore": int(columns[2][0]), "processes": 0,
-                              "device": None if columns[0][1:] in ([], ["NA"]) else int(columns[0][1])})
+                chips.append({**first, "chip": count(columns[0][0]), "aicore": count(columns[2][0]), "processes": 0,
+                              "device": None if columns[0][1:] in ([], ["NA"]) else count(columns[0][1])})
         except (IndexError, TypeError, ValueError) as error:
             raise ValueError(" ".join(line.split())) from error
     ids = [chip["chip"] for chip in chips]
@@ -64,6 +64,13 @@ def parse(text: str) -> list:
         if chip["device"] is None:
             chip["device"] = chip["chip"] if len(set(ids)) == len(ids) else position
     return chips
+
+
+def count(text: str) -> int:
+    """Return a number of decimal digits; raises ValueError on a sign or anything else."""
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(text)
+    return int(text)
 
 
 def known(name: str) -> str:

@@ -352,10 +352,10 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     """Make the dumps that are missing; see the head of this file."""
     samples = read_samples(Path(args.info))
     manifest = Path(os.path.dirname(samples[0][1]), MANIFEST)
-    check_tensors(args.om, os.path.dirname(samples[0][1]))
     fresh = {"engine": engine, "batch_size": args.batch_size, "images": len(samples), "complete": False, "rates": {},
              "made_from": {"om": hash_of(args.om), "info": hash_of(Path(args.info)), "engine": engine,
                            "tensors": hash_of(manifest) if manifest.exists() else None}}
+    check_tensors(args.om, os.path.dirname(samples[0][1]))
     owner = hashlib.sha256(f"{fresh['made_from']} {args.out}".encode()).hexdigest()
     record = load_record(record_path, fresh)
     args.out.mkdir(parents=True, exist_ok=True)
