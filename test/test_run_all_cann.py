@@ -484,7 +484,7 @@ def test_a_batch_size_that_is_not_the_oms_is_refused_before_it_is_timed(inputs, 
 
 @pytest.mark.parametrize("mode", [("result/out", "--info=./xception.info"), ("result/pure", "--round=5")])
 def test_ais_bench_that_ran_another_batch_size_has_no_rate(mode, inputs, work, no_binary, tmp_path):
-    """Of an om that was compiled by hand: ais_bench computes the rate with the batch size that it is told."""
+    """Of an om that was compiled by hand: ais_bench computes the rate from its --batchsize."""
     (work / "xception_bs16.om.json").unlink()
     bad = run_step(inputs, work, tmp_path, "infer.py", "xception_bs16.om", *mode, "--batch_size=1", status=4,
                    tools=no_binary, **ais_environment(inputs))
