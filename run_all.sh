@@ -13,7 +13,7 @@ unset CDPATH # with it, cd may go elsewhere and print where
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 tools=$suite/tools verdict=0 child='' workdir=''
 export RUN_ALL_PID=$$ RUN_ALL_QUIET=${RUN_ALL_QUIET:-} # each step asks the kernel to end it with this process
-export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 # waiting threads sleep; torch uses huge pages
+export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 # waiting threads sleep; huge pages
 
 # ---- running a step: banner, process group, signals, locks
 
