@@ -144,8 +144,8 @@ def test_the_version_of_cann_stands_in_its_folder(args, tmp_path, monkeypatch):
         (tmp_path / place / "ascend_toolkit_install.info").write_text(
             f"package_name=Ascend-cann-toolkit\nversion={toolkit.name}\narch=x86_64\n")
         monkeypatch.setenv("PATH", str(toolkit / "atc/bin"))
-        monkeypatch.setattr(check.engines, "choose", lambda *_: "ais_bench")
-        assert check.check_cann(args) == f"{toolkit.name}, ais_bench"
+        monkeypatch.setattr(check.engines, "choose", lambda *_: "benchmark")
+        assert check.check_cann(args) == f"{toolkit.name}, benchmark"
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Failure, match="^atc is not on PATH"):
         check.check_cann(args)

@@ -672,15 +672,16 @@ def test_ais_time_stamp_and_summary(ais, cwd):
 
 
 def test_ais_old_summary(ais, cwd, monkeypatch):
-    monkeypatch.setenv("FAKE_CANN_AIS_OLD", "1")
+    monkeypatch.setenv("FAKE_CANN_AIS", "2022-06")
     ais()
     assert [path.name for path in (cwd / "out").iterdir()] == ["d"]
     assert "throughput" in json.loads(saved().pop("sumary.json"))
     assert len(saved()) == 11
 
 
-def test_ais_input_folder(ais, cwd):
-    """By suffix, not recursive, in natural order; links are followed; names are cut at the first dot."""
+def test_ais_input_folder(ais, cwd, monkeypatch):
+    """Before September 2023: by suffix, not recursive, in natural order, links followed, names cut at the first dot."""
+    monkeypatch.setenv("FAKE_CANN_AIS", "2023-06")
     folder = cwd / "in"
     (folder / "deeper").mkdir(parents=True)
     for name in ("b10.bin", "B9.BIN", "a.b.c.bin", "skip.txt", "skip.Bin", "deeper/x.bin"):
@@ -694,6 +695,46 @@ def test_ais_input_folder(ais, cwd):
     assert [os.path.basename(files[str(i)]["infiles"][0]) for i in range(len(files))] == [
         "a.b.c.bin", "B9.BIN", "b10.bin", "link.bin", "n.npy", "\u00b2.bin"]
     assert set(saved()) == {f"{name}_0.txt" for name in ("a", "B9", "b10", "link", "n", "\u00b2")}
+
+
+def soft_link(cwd):
+    (cwd / "prep/link.bin").symlink_to("img_00.bin")
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (soft_link, "is a soft link, not supported"),
+    (lambda cwd: (cwd / "prep").rename(cwd / "real") and (cwd / "prep").symlink_to("real"), "is a soft link"),
+    (lambda cwd: (cwd / "prep/img_00.bin").rename(cwd / "prep/a b.bin"), "illegal char"),
+    (lambda cwd: (cwd / "prep/img_00.bin").chmod(0o664), "is group writable, or is others writable, as import"),
+    (lambda cwd: (cwd / "prep").chmod(0o775), "permission should not be over 0o755"),
+    (lambda cwd: (cwd / "tiny_bs1.om").chmod(0o662), "permission should not be over 0o755"),
+    (lambda cwd: (cwd / "out").mkdir() or (cwd / "out").chmod(0o755), "permission should not be over 0o750"),
+], ids=["file", "folder", "name", "group", "group's folder", "om", "output"])
+def test_ais_of_2024_refuses_what_older_ones_take(ais, atc, cwd, change, reason, monkeypatch, capsys):
+    make_om(atc, 1)
+    change(cwd)
+    monkeypatch.setenv("FAKE_CANN_AIS", "2023-06")
+    assert ais(output_dirname="old")[0] == 0
+    monkeypatch.setenv("FAKE_CANN_AIS", "2024-06")
+    try:
+        status, out, _ = ais()
+    except ValueError:
+        status, out = 1, capsys.readouterr().out
+    assert status
+    assert reason in out
+
+
+def test_ais_of_2025(ais, monkeypatch):
+    """And forks of it have another spelling."""
+    with pytest.raises(ValueError, match="do not support abs path"):
+        ais(output_dirname="/tmp/d")
+    monkeypatch.setenv("FAKE_CANN_AIS_FILES", "9")
+    with pytest.raises(OverflowError, match="file count under directory: prep is over 9!"):
+        ais()
+    monkeypatch.delenv("FAKE_CANN_AIS_FILES")
+    monkeypatch.setenv("FAKE_CANN_AIS", "fork")
+    assert ais()[0] == 2
+    assert "Throughput 1000" in ais("--output-dirname=d", output_dirname=None)[1]
 
 
 def test_ais_input_list_in_its_order(ais, cwd):
@@ -750,7 +791,8 @@ def test_ais_refuses_flags_with_status_2(ais, cwd, words):
     {"output": None}, {"model": "missing.om"}, {"model": "tiny.onnx"}, {"input": "missing"}, {"input": "empty"},
     {"device": 4}, {"dymBatch": 4},
 ])
-def test_ais_run_time_errors(ais, cwd, changes):
+def test_ais_run_time_errors(ais, cwd, changes, monkeypatch):
+    monkeypatch.setenv("FAKE_CANN_AIS", "2023-06")
     (cwd / "empty").mkdir()
     with pytest.raises(RuntimeError):
         ais(**changes)

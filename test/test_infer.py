@@ -274,11 +274,10 @@ def test_which_tool(folder, tmp_path_factory):
     assert run(*which, cwd=folder).stdout == "benchmark\n"
     assert "not found; place CANN's" in run(*which, cwd=empty, status=4).stderr  # the stand-in on PATH does not count
     assert run(*which, "--engine=host", cwd=empty).stdout == "host\n"
-    modules = tmp_path_factory.mktemp("modules")
-    (modules / "ais_bench.py").touch()
-    assert run(*which, cwd=empty, env={"PYTHONPATH": str(modules)}).stdout == "ais_bench\n"
-    assert run(*which, cwd=folder, env={"PYTHONPATH": str(modules)}).stdout == "benchmark\n"
-    assert run(*which, "--engine=ais_bench", cwd=folder, env={"PYTHONPATH": str(modules)}).stdout == "ais_bench\n"
+    there = {"PYTHONPATH": str(SUITE / "test/fake_cann/python")}
+    assert run(*which, cwd=empty, env=there).stdout == "ais_bench\n"
+    assert run(*which, cwd=folder, env=there).stdout == "benchmark\n"
+    assert run(*which, "--engine=ais_bench", cwd=folder, env=there).stdout == "ais_bench\n"
     assert "ais_bench: not found" in run(*which, "--engine=ais_bench", cwd=folder, status=4).stderr
 
 

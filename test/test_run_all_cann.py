@@ -104,7 +104,7 @@ def environment(inputs, folder, tools=FAKES, **changes):
     return {"PATH": os.pathsep.join(path), "HOME": str(folder), "ASCEND_INSTALL_PATH": str(folder / "no_cann"),
             "PYTHONPATH": str(inputs.modules), "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_INDEX": "1",
             "FAKE_CANN_LOG": str(folder / "calls.jsonl"), "FAKE_CANN_LABELS": str(inputs.labels),
-            "FAKE_CANN_TOP1": TOP1, **changes}
+            "FAKE_CANN_TOP1": TOP1, "FAKE_CANN_TENSORS": str(folder), **changes}
 
 
 def run_all(inputs, folder, *arguments, suite=None, tools=FAKES, **changes):
@@ -376,7 +376,7 @@ def test_failing_chip_is_named_and_only_its_share_is_rerun(finished, run, tmp_pa
     assert done.status == 4
     assert failed_step(done) == "5 Offline inference, batch 1"
     assert [line for line in done.err.splitlines() if line.startswith("infer.py: device")] == [
-        "infer.py: device 2: benchmark ended with status 1"]
+        "infer.py: device 2: benchmark ended with status 1; benchmark printed: [ERROR] Inference init failed."]
     assert len(list((tmp_path / "work/result/dumpOutput_bs1").glob("*.txt"))) == 15
     again = run(*chips)
     assert again.status == 0, again.err
@@ -399,9 +399,8 @@ def ais_environment(inputs, **more):
 
 
 def ais_call(batch, device=0):
-    return ["ais_bench", f"--model=xception_bs{batch}.om", f"--input=result/ais_input_device{device}",
-            "--output=result", f"--output_dirname=dumpOutput_device{device}", "--outfmt=TXT", f"--batchsize={batch}",
-            f"--device={device}"]
+    return ["ais_bench", f"--model=xception_bs{batch}.om", f"--batchsize={batch}", f"--device={device}",
+            "--input=input", "--output=output", "--outfmt=TXT"]
 
 
 @pytest.fixture
@@ -426,10 +425,10 @@ def test_cann_without_atc(run, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("old", ["", "1"], ids=["summary beside the folder", "sumary.json inside"])
-def test_ais_bench_without_a_binary(old, inputs, finished, run, no_binary, work):
+@pytest.mark.parametrize("release", ["2022-06", "2023-06", "2024-06", "2025-12", "fork"])
+def test_ais_bench_without_a_binary(release, inputs, finished, run, no_binary, work):
     done = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary,
-               **ais_environment(inputs, FAKE_CANN_AIS_OLD=old))
+               **ais_environment(inputs, FAKE_CANN_AIS=release))
     assert done.status == 0, done.err
     assert done.calls[2:] == [ais_call(1), ais_call(16)]
     other = work.parent / "other"

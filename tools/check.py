@@ -139,7 +139,7 @@ def check_cann(args) -> str:
             if path.is_file():
                 found = re.search(rb"(?i)^version=([0-9][\w.]*)", read(path, VERSION_LIMIT), re.MULTILINE)
                 version = found.group(1).decode() if found else version
-    return f"{version}, {engines.choose(args.engine, True)}"
+    return f"{version}, {engines.description(engines.choose(args.engine, True))}"
 
 
 def check_chips(args) -> str:

@@ -9,8 +9,8 @@ Example:  python3 tools/infer.py xception_bs1.om result/dumpOutput_bs1 --info xc
           $ benchmark.x86_64 -model_type=vision -device_id=1 ...
           50000 dumps in result/dumpOutput_bs1 (50000 made, 0 kept)
 
-The tool: for an om of the real atc, benchmark.$(uname -m) in the current folder or on PATH, otherwise ais_bench if
-python3 has it; for a host om, the stand-in in host/. --engine selects one. Their differences are in engines.py.
+The tool: for an om of the real atc, benchmark.$(uname -m) in the current folder or on PATH, otherwise ais_bench if a
+python3 on PATH has it; for a host om, the stand-in in host/. --engine selects one. Their differences are in engines.py.
 Several devices run at the same time, each on an equal share of INFO.
 
 OUT: a folder with one dump per line of INFO, as the tool writes it: NAME_1.txt (benchmark) or NAME_0.txt (ais_bench),
@@ -78,7 +78,7 @@ def complete_dumps(folder: Path) -> dict:
     return {dump_of(path.name)[0]: path for path, size in sizes.items() if size == usual[0][0]}
 
 
-def collect(out: Path, wanted: set, devices: list, owner: str) -> dict:
+def collect(engine: str, out: Path, wanted: set, devices: list, owner: str) -> dict:
     """Move the complete dumps of `wanted` images, made for `owner`, from the devices' folders to `out`.
 
     Returns {image: dump in `out`}.
@@ -86,11 +86,15 @@ def collect(out: Path, wanted: set, devices: list, owner: str) -> dict:
     moved = {}
     for device in devices:
         note = WORK / f"dumpOutput_device{device}.owner"
-        if note.is_file() and read(note, NOTE_LIMIT) == owner.encode():
-            for image, path in complete_dumps(WORK / f"dumpOutput_device{device}").items():
-                if image in wanted:
-                    moved[image] = out / path.name
-                    os.replace(path, moved[image])
+        if not note.is_file() or read(note, NOTE_LIMIT) != owner.encode():
+            continue
+        images = ENGINES[engine].images(device)
+        for stem, path in complete_dumps(ENGINES[engine].dumps(device)).items():
+            image = stem if images is None else images.get(stem)
+            if image in wanted:
+                name = path.name if images is None else f"{image}_{dump_of(path.name)[1]}{path.suffix}"
+                moved[image] = out / name
+                os.replace(path, moved[image])
     return moved
 
 
@@ -102,73 +106,90 @@ def cores_of(position: int, count: int) -> str:
     return ",".join(map(str, cores[position::count] or [cores[position % len(cores)]]))
 
 
-def relay(process, log: Path, prefix: str, errors: list, heard: dict, done: dict):
-    """Copy a tool's output to its log, and to stdout except its line for each batch; append failures to `errors`.
+def relay(process, log: Path, prefix: str, batch_size: int, errors: list, heard: dict, done: dict):
+    """Copy a tool's output to its log, and to stdout except its progress; append failures to `errors`.
 
-    heard[log] is the time of the last line, done[log] the number of samples that the tool has reported.
+    heard[log] is the time of the last output, done[log] the number of samples that the tool has reported.
     """
     place = log
     try:
         if log.is_symlink() and log.is_file():
             log.unlink()  # or what it leads to would be written
         with open(log, "wb", buffering=0) as file:
-            for line in process.stdout:
+            rest = b""
+            while True:
+                data = process.stdout.read1(1 << 16)
                 heard[log] = time.time()
                 place = log
-                file.write(line)
+                file.write(data)
                 place = Path("standard output")
-                sample = re.search(rb"curSampleNum is ([0-9]{1,9})", line)
-                if sample:
-                    done[log] = int(sample.group(1))
-                else:
-                    print(prefix + line.decode(errors="replace"), end="", flush=True)
+                *lines, rest = re.split(b"[\r\n]+", rest + data)
+                for line in lines if data else [rest]:
+                    count = engines.samples_done(line, batch_size)
+                    if count is not None:
+                        done[log] = count
+                    elif line.strip():
+                        print(prefix + line.decode(errors="replace"), flush=True)
+                if not data:
+                    break
     except OSError as error:
         errors.append(located(error, place, 0))
         process.kill()  # it would wait forever for its output to be read
 
 
-def silent_for(device: int, heard: float) -> float:
-    """Return the seconds since a tool last printed a line (at `heard`) or wrote a dump."""
+def silent_for(dumps: Path, heard: float) -> float:
+    """Return the seconds since a tool last printed something (at `heard`) or wrote a dump."""
     with contextlib.suppress(FileNotFoundError):
-        heard = max(heard, os.path.getmtime(WORK / f"dumpOutput_device{device}"))
+        heard = max(heard, os.path.getmtime(dumps))
     return time.time() - heard
 
 
-def run_tools(engine: str, commands: dict, logs: dict, patience: int, total: int = 0) -> dict:
+def text_of(command: list, place: Path) -> str:
+    """Return a command that runs in the folder `place` so that it can be pasted into a shell."""
+    words = command if place == Path() else ["cd", str(place), "&&", *command]
+    return " ".join(word if word == "&&" else shlex.quote(word) for word in words)
+
+
+def run_tools(args, engine: str, commands: dict, logs: dict, total: int = 0) -> dict:
     """Run one command per device, all at the same time; return {device: its failure as text, or None}.
 
-    A tool that is silent for `patience` seconds is killed: after some errors the real one waits forever. All tools end
-    with this process. `total` is the number of samples, for the progress; the stand-in shows its own.
+    A tool that is silent for args.patience seconds is killed: after some errors the real one waits forever. All tools
+    end with this process. `total` is the number of samples, for the progress; the stand-in shows its own, on stderr.
     """
+    tool = ENGINES[engine]
     running, relays, errors, stuck, shown = {}, [], [], set(), 0
     heard, done, stack = dict.fromkeys(logs.values(), time.time()), {}, contextlib.ExitStack()
     try:
         for position, (device, command) in enumerate(commands.items()):
             if not cli.quiet:
-                say("$ " + " ".join(shlex.quote(word) for word in command))
+                say(f"$ {text_of(command, tool.place(device))}")
             # stand-ins for several chips share the cores
-            share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if ENGINES[engine].on_cpu else []
-            running[device] = subprocess.Popen([*share, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            share = ["taskset", "--cpu-list", cores_of(position, len(commands))] if tool.on_cpu else []
+            running[device] = subprocess.Popen([*share, *command], cwd=str(tool.place(device)),
+                                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                               stderr=None if tool.on_cpu else subprocess.STDOUT,
                                                preexec_fn=end_with_parent)  # noqa: PLW1509 (no thread has begun)
         for device, process in running.items():
             prefix = f"device {device}: " if len(commands) > 1 else ""
-            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, errors, heard, done)))
+            relays.append(threading.Thread(target=relay, args=(process, logs[device], prefix, args.batch_size, errors,
+                                                               heard, done)))
             relays[-1].start()
-        advance = stack.enter_context(progress(total, "images")) if total and not ENGINES[engine].on_cpu else None
+        advance = stack.enter_context(progress(total, "images")) if total and not tool.on_cpu else None
         for thread in relays:
             while thread.is_alive():
                 thread.join(1)
                 if advance:
-                    advance(sum(done.values()) - shown)
-                    shown = sum(done.values())
+                    now = min(sum(done.values()), total)  # the last batch may be filled up
+                    advance(now - shown)
+                    shown = now
                 for device, process in running.items():
-                    if process.poll() is None and silent_for(device, heard[logs[device]]) > patience:
+                    if process.poll() is None and silent_for(tool.dumps(device), heard[logs[device]]) > args.patience:
                         stuck.add(device)
                         process.kill()
         if errors:
             raise errors[0]
         statuses = {device: process.wait() for device, process in running.items()}
-        return {device: f"killed after {patience} s without output" if device in stuck else
+        return {device: f"killed after {args.patience} s without output" if device in stuck else
                 f"ended with status {status}" if status else None for device, status in statuses.items()}
     finally:
         stack.close()
@@ -193,57 +214,61 @@ def warn_if_busy(engine: str, devices: list):
                 "its rates will be too low")
 
 
-def clear(device: int, batch_size: int, om: Path):
-    """Remove an earlier run's files for this device: the tools would append to them."""
-    folders, files = engines.leftovers(device, batch_size, om)
+def clear(device: int):
+    """Remove the temporary files of a run on this device, also an earlier one's."""
+    folders, files = engines.temporary(device)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    for path in [*files, WORK / f"dumpOutput_device{device}.owner", WORK / f"device{device}.info"]:
+    for path in files:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
 
-def clean_up(device: int):
-    """Remove temporary files."""
-    for name in (f"dumpOutput_device{device}", f"ais_input_device{device}"):
-        shutil.rmtree(WORK / name, ignore_errors=True)
-    for name in (f"dumpOutput_device{device}.owner", f"device{device}.info"):
+def start(args, engine: str, device: int, share: list) -> list:
+    """Remove remains, prepare a run of the samples `share` on a device, and return the words that start the tool."""
+    clear(device)
+    for path in engines.perf_files(device, args.batch_size, args.om):
         with contextlib.suppress(FileNotFoundError):
-            (WORK / name).unlink()
+            path.unlink()
+    ENGINES[engine].prepare(args.om, share, device)
+    return ENGINES[engine].find()
 
 
 def start_share(args, engine: str, device: int, share: list, owner: str, everything: bool) -> list:
     """Prepare `share` (rows of the info file) for a device; return the command that runs it."""
-    clear(device, args.batch_size, args.om)
+    command = start(args, engine, device, share)
     write(WORK / f"dumpOutput_device{device}.owner", owner)
     info = args.info
     if not everything:
         info = f"./{WORK}/device{device}.info"
         write(info, info_text([rest for _, *rest in share]))
-    tool = ENGINES[engine]
-    tool.prepare(share, device)
-    return [*tool.find(), *tool.dataset(args.om, info, device, args.batch_size)]
+    return [*command, *ENGINES[engine].dataset(args.om, info, device, args.batch_size)]
 
 
 def check_share(args, engine: str, device: int, share: list, ending: str, log: Path, made: dict) -> tuple:
     """Return (rates or None, problem or None) of a device whose tool ended with `ending` and wrote `made` dumps."""
-    rates = reason = None
+    rates = problem = None
     try:
         rates = ENGINES[engine].rates(device, args.batch_size, log, False, args.om)
     except ValueError as error:
-        reason = error
+        problem = error
     missing = [path for _, path, _, _ in share if image_name(path) not in made]
     if ending:
-        return rates, f"{engine} {ending}"
-    if missing:
-        errors = re.findall(r"^.*\[ERROR\].*$", engines.text_of(log), re.MULTILINE)  # the binary may exit with 0
-        return rates, (f"{len(missing)} of {len(share)} tensors have no complete dump ({listing(missing)})"
-                       + (f"; {engine} printed: {errors[-1].strip()}" if errors else ""))
+        return rates, explained(engine, f"{engine} {ending}", log)
+    if missing:  # the binary may exit with 0
+        text = f"{len(missing)} of {len(share)} tensors have no complete dump ({listing(missing)})"
+        return rates, explained(engine, text, log)
     if rates is None:
         for _, path, _, _ in share:  # a tool that succeeded prints its rate: its dumps are not trusted
             made[image_name(path)].unlink()
-        return None, f"{engine} {reason}"
+        return None, f"{engine} {problem}"
     return rates, None
+
+
+def explained(engine: str, problem: str, log: Path) -> str:
+    """Return a problem with the reason that the tool printed."""
+    printed = engines.reason(log)
+    return f"{problem}; {engine} printed: {printed}" if printed else f"{problem}; see {log}"
 
 
 def mean_rate(pieces: list):
@@ -281,21 +306,24 @@ def earlier_rates(record: dict, devices: list, done: int) -> dict:
     return {}
 
 
-def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
-    """Run the tools over the samples of `todo`; store the rates in `record`; return the problems, a line each."""
-    warn_if_busy(engine, args.device_ids)
+def make_dumps(args, engine: str, todo: list, owner: str, record: dict, part: tuple) -> list:
+    """Run the tools over the samples of `todo`; store the rates in `record`; return the problems, a line each.
+
+    `todo` is part[0], counted from 0, of what is to be done, after part[1] dumps.
+    """
     shares = {device: todo[i::len(args.device_ids)] for i, device in enumerate(args.device_ids)}
     shares = {device: share for device, share in shares.items() if share}
     everything = len(todo) == record["images"] and len(shares) == 1
     commands = {device: start_share(args, engine, device, share, owner, everything) for device, share in shares.items()}
-    logs = {device: WORK / f"{engine}_bs{args.batch_size}_device{device}.log" for device in shares}
+    piece = f"_part{part[0]}" if part[0] else ""
+    logs = {device: WORK / f"{engine}_bs{args.batch_size}_device{device}{piece}.log" for device in shares}
     started = time.monotonic()
-    record["commands"] = [" ".join(map(shlex.quote, command)) for command in commands.values()]
-    endings = run_tools(engine, commands, logs, args.patience, len(todo))
+    record["commands"] += [text_of(command, ENGINES[engine].place(device)) for device, command in commands.items()]
+    endings = run_tools(args, engine, commands, logs, len(todo))
     seconds = time.monotonic() - started
-    made = collect(args.out, {image_name(path) for _, path, _, _ in todo}, list(shares), owner)
+    made = collect(engine, args.out, {image_name(path) for _, path, _, _ in todo}, list(shares), owner)
 
-    earlier = earlier_rates(record, args.device_ids, record["images"] - len(todo))
+    earlier = earlier_rates(record, args.device_ids, part[1])
     problems, record["rates"], e2e = [], dict(earlier), len(made) / seconds
     for device, share in shares.items():
         rates, problem = check_share(args, engine, device, share, endings[device], logs[device], made)
@@ -306,7 +334,7 @@ def make_dumps(args, engine: str, todo: list, owner: str, record: dict) -> list:
         record["rates"][str(device)] = combine(earlier.get(str(device)), rate)
         if rates[1] and len(shares) == 1:
             e2e = rates[1]
-        clean_up(device)
+        clear(device)
     if len(problems) < len(shares):
         before = sum(rate["images"] for rate in earlier.values())
         record["e2e"] = mean_rate([(record.get("e2e"), before), (e2e, len(todo))]) if before else e2e
@@ -368,7 +396,7 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
             path.unlink()
     save_record(record_path, record)  # marks the folder as this script's
     images = {image_name(path) for _, path, _, _ in samples}
-    collect(args.out, images, args.device_ids, owner)
+    collect(engine, args.out, images, args.device_ids, owner)
     kept = {image: path for image, path in complete_dumps(args.out).items() if image in images}
     for path in set(args.out.iterdir()) - set(kept.values()):
         if path.name.endswith((".txt", ".bin", ".part")):
@@ -376,9 +404,17 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
     todo = [sample for sample in samples if image_name(sample[1]) not in kept]
     record["complete"] = record["complete"] and not todo
     save_record(record_path, record)
-    problems = make_dumps(args, engine, todo, owner, record) if todo else []
-    record["complete"] = not problems
-    save_record(record_path, record)
+    if todo:
+        warn_if_busy(engine, args.device_ids)
+        record["commands"] = []
+    at_once, problems = ENGINES[engine].limit * len(args.device_ids), []
+    for begin in range(0, len(todo), at_once):
+        problems = make_dumps(args, engine, todo[begin:begin + at_once], owner, record,
+                              (begin // at_once, len(kept) + begin))
+        record["complete"] = not problems and begin + at_once >= len(todo)
+        save_record(record_path, record)
+        if problems:
+            break
     if problems:
         for problem in problems:
             say(f"infer.py: {problem}")
@@ -399,16 +435,16 @@ def run_pure(args, engine: str, record_path: Path) -> int:
         print(f"{record_path}: already timed, kept")
         return 0
     warn_if_busy(engine, [device])
-    clear(device, args.batch_size, args.om)
     log = WORK / f"{engine}_pure_bs{args.batch_size}_device{device}.log"
-    command = [*ENGINES[engine].find(), *ENGINES[engine].pure(args.om, device, args.batch_size, args.round)]
-    ending = run_tools(engine, {device: command}, {device: log}, args.patience)[device]
+    command = [*start(args, engine, device, []), *ENGINES[engine].pure(args.om, device, args.batch_size, args.round)]
+    ending = run_tools(args, engine, {device: command}, {device: log})[device]
+    if ending:
+        raise Failure(f"device {device}: {explained(engine, f'{engine} {ending}', log)}", 4)
     try:
         rate, *_ = ENGINES[engine].rates(device, args.batch_size, log, True, args.om)
     except ValueError as error:
-        raise Failure(f"device {device}: {engine} {ending or error}", 4) from error
-    if ending:
-        raise Failure(f"device {device}: {engine} {ending}", 4)
+        raise Failure(f"device {device}: {engine} {error}", 4) from error
+    clear(device)
     record.update(rates={str(device): {"interface": rate}}, device=engines.device_name(engine, log))
     save_record(record_path, record)
     return 0

@@ -1,4 +1,4 @@
-"""Fake ais_bench for the tests: python3 -m ais_bench with the command line, files and output of the real one (2023-06).
+"""Fake ais_bench for the tests: python3 -m ais_bench with the command line, files and output of the real ones.
 
 Usage:    PYTHONPATH=test/fake_cann/python python3 -m ais_bench --model x_bs16.om --input prep --output out
               --output_dirname run --outfmt TXT --batchsize 16
@@ -14,7 +14,18 @@ files, in folders deviceN below that. Dynamic models are refused, profiling and 
 
 Environment: FAKE_CANN_LOG, FAKE_CANN_LABELS, FAKE_CANN_TOP1, FAKE_CANN_SLOW, FAKE_CANN_DEVICES and
 FAKE_CANN_FAIL_DEVICE as for the fake benchmark, and
-  FAKE_CANN_AIS_OLD=1     the summary as before November 2022: sumary.json inside the folder
+  FAKE_CANN_AIS=RELEASE   how it behaves (default 2025-12); the rules are those of the tool's own Python:
+      2022-06   summary as before November 2022: sumary.json inside the folder
+      2023-06   follows soft links, takes any path and owner (Ascend/tools 9d6da90, ais_bench/infer/utils.py)
+      2024-06   refuses a soft link, another owner, a writer besides the owner, and characters other than
+                A-Za-z0-9_./- in the absolute path of om, input folder and each of its entries; also an output folder
+                over 0750 (Ascend/msit 42a9c8071, ait/components/benchmark/ais_bench/infer: args_check.py,
+                path_security_check.py, get_fileslist_from_dir of utils.py)
+      2025-12   also more than 100,000 files in a folder, and such a path or an absolute one as --output_dirname
+                (Yanguan619/aclruntime 8da7f645, ais_bench/infer/common/utils.py, args_check.py, infer_process.py)
+      fork      spelled --output-dirname, prints Throughput (the same repository at df1f9a44, src/ais_bench)
+  FAKE_CANN_TENSORS=DIR   a file with the content of DIR/**/NAME.bin gets the logits of NAME, whatever it is called
+  FAKE_CANN_AIS_FILES=N   files that 2025-12 and the fork take in a folder, instead of 100,000
   FAKE_CANN_FAIL=...      ais-missing: the last two files' dumps are not written, exit 0; ais-error: a traceback,
                           exit 1; ais-no-throughput: neither the throughput line nor a summary
 """
@@ -23,6 +34,7 @@ import json
 import math
 import os
 import re
+import stat
 import sys
 import time
 from importlib.machinery import SourceFileLoader
@@ -52,6 +64,51 @@ def load_benchmark():
 BENCHMARK = load_benchmark()
 
 
+# ---- releases
+
+def release():
+    name = os.environ.get("FAKE_CANN_AIS") or "2025-12"
+    if name not in ("2022-06", "2023-06", "2024-06", "2025-12", "fork"):
+        raise SystemExit(f"FAKE_CANN_AIS={name}: unknown")
+    return name  # "fork" sorts behind them
+
+
+def check_path(path, what, output=False):
+    """What path_security_check.FileStat refuses; `what` stands in argparse's message, or that of a RuntimeError."""
+    if release() < "2024-06":
+        return
+    full, reason = os.path.abspath(path), None
+    if re.search("[^_A-Za-z0-9/.-]", full):
+        reason = "path contains illegal char, legal chars include A-Z a-z 0-9 _ - / ."
+    elif not os.path.lexists(full):
+        reason = None if output else f"path: {full} not exist, please check if file or dir is exist"
+    elif os.path.islink(full):
+        reason = f"path :{full} is a soft link, not supported, please import file(or directory) directly"
+    else:
+        status = os.stat(full)
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid != os.geteuid() and status.st_gid not in os.getgroups():
+            reason = f"current user isn't path:{full}'s owner or ownergroup"
+        elif mode & (0o027 if output else 0o022):
+            kind, limit = ("export", "0o750(rwxr-x---)") if output else ("import", "0o755(rwxr-xr-x)")
+            reason = (f"The file {full} is group writable, or is others writable, as {kind} file(or directory), "
+                      f"permission should not be over {limit}")
+    if reason:
+        print(f"[ERROR] {reason}", flush=True)
+        raise ValueError(f"{what}:{path} is illegal. Please check.")
+
+
+def checked(what, output=False):
+    """For argparse: the path, after check_path."""
+    def convert(path):
+        try:
+            check_path(path, what, output)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return path
+    return convert
+
+
 # ---- command line
 
 def at_least(least):
@@ -77,10 +134,11 @@ def device_list(text):
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(prog="ais_bench")
-    parser.add_argument("--model", "-m", required=True)
-    parser.add_argument("--input", "-i")
-    parser.add_argument("--output", "-o")
-    parser.add_argument("--output_dirname")
+    parser.add_argument("--model", "-m", required=True, type=checked("om path"))
+    parser.add_argument("--input", "-i", type=lambda paths: ",".join(map(checked("input path"), paths.split(","))))
+    parser.add_argument("--output", "-o", type=checked("output path", output=True))
+    parser.add_argument("--output-dirname" if release() == "fork" else "--output_dirname", dest="output_dirname",
+                        type=checked("output path", output=True) if release() >= "2025-12" else None)
     parser.add_argument("--outfmt", choices=("NPY", "BIN", "TXT"), default="BIN")
     parser.add_argument("--loop", "-l", type=at_least(1), default=1)
     parser.add_argument("--warmup_count", type=at_least(0), default=1)
@@ -95,6 +153,8 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.output_dirname and not args.output:
         raise RuntimeError("--output_dirname cannot be used alone, but together with --output")
+    if args.output_dirname and args.output_dirname[0] == "/" and release() >= "2025-12":
+        raise ValueError("--output_dirname do not support abs path!")
     for name in DYNAMIC:
         if getattr(args, name):
             raise RuntimeError(f"the fake ais_bench does not simulate --{name}")
@@ -103,17 +163,29 @@ def parse_arguments(argv):
 
 # ---- input
 
-def natural(name):
-    """Sort key: digits as numbers, the rest in lower case."""
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split("([0-9]+)", name))]
+def known_bins():
+    """{content: name} of FAKE_CANN_TENSORS."""
+    folder = os.environ.get("FAKE_CANN_TENSORS")
+    return {path.read_bytes(): path.name for path in Path(folder).rglob("*.bin")
+            if not re.fullmatch("[0-9]{6}", path.stem)} if folder else {}
+
+
+def natural(path):
+    """Sort key: digits as numbers, the rest in lower case. As the real one, it fails on 1\u00b23: isdigit() is True."""
+    return [int(part) if part.isdigit() else part.lower() for part in re.split("([0-9]+)", path)]
 
 
 def list_files(text):
     """The files of --input: a folder's, not recursive, in natural order; or those of a comma list, in its order."""
     files = text.split(",")
     if os.path.isdir(text):
-        names = sorted(os.listdir(text))
-        files = [os.path.join(text, name) for name in sorted(names, key=natural) if name.endswith(SUFFIXES)]
+        paths = sorted(os.path.join(text, name) for name in os.listdir(text))
+        limit = int(os.environ.get("FAKE_CANN_AIS_FILES") or 100_000) if release() >= "2025-12" else math.inf
+        if len(paths) > limit:
+            raise OverflowError(f"file count under directory: {text} is over {limit}!")
+        for path in paths:
+            check_path(path, "input data")
+        files = sorted((path for path in paths if path.endswith(SUFFIXES)), key=natural)
     for path in files:
         if not os.path.isfile(path):
             raise RuntimeError(f"{path}: no such file")
@@ -160,11 +232,12 @@ def load_om(path):
 
 # ---- output
 
-def write_output(folder, path, rows, om, plan, outfmt):
+def write_output(folder, path, rows, om, plan, outfmt, known):
     """The dumps of one file: name up to the first dot, output index from 0. Returns their paths."""
     targets = []
+    name = known.get(Path(path).read_bytes(), path) if known else path
     for i, output in enumerate(om["outputs"]):
-        logits = BENCHMARK.make_logits(path, output["classes"], plan)
+        logits = BENCHMARK.make_logits(name, output["classes"], plan)
         values = np.tile(logits.astype(BENCHMARK.OM_DTYPES[output["dtype"]]), (rows, 1))
         target = folder / f"{BENCHMARK.image_name(path)}_{i}.{outfmt.lower()}"
         if outfmt == "TXT":
@@ -204,7 +277,8 @@ def report(args, batch_size, milliseconds, runs):
     for key, value in times.items():
         if key == "NPU_compute_time" or args.display_all_summary:
             print(f"[INFO] {key} (ms): " + ", ".join(f"{name} = {value!r}" for name in names))
-    print(f"[INFO] throughput 1000*batchsize.mean({batch_size})/NPU_compute_time.mean({milliseconds!r}): "
+    name = "Throughput" if release() == "fork" else "throughput"
+    print(f"[INFO] {name} 1000*batchsize.mean({batch_size})/NPU_compute_time.mean({milliseconds!r}): "
           f"{throughput!r}")
     print("[INFO] ------------------------------------------------------")
     found = {key: {**dict.fromkeys(names, value), "count": runs} for key, value in times.items()}
@@ -213,7 +287,7 @@ def report(args, batch_size, milliseconds, runs):
 
 def write_summary(folder, text):
     """Beside the folder, or inside it and misspelt as before November 2022."""
-    old = os.environ.get("FAKE_CANN_AIS_OLD")
+    old = release() < "2022-11"
     (folder / "sumary.json" if old else folder.with_name(folder.name + "_summary.json")).write_text(text)
 
 
@@ -226,7 +300,7 @@ def run_batches(args, om, batches, folder, fault):
         per_batch = om["inputs"][0]["bytes"] // data_bytes(batches[0][0])
     paths = [path for batch in batches for path in batch]
     missing = len(paths) - 2 if fault == "ais-missing" else len(paths)  # from this file on
-    plan = BENCHMARK.plan_places(BENCHMARK.read_labels())
+    plan, known = BENCHMARK.plan_places(BENCHMARK.read_labels()), known_bins()
     saved = {}
     for index, batch in enumerate(batches):
         if args.input:
@@ -235,7 +309,7 @@ def run_batches(args, om, batches, folder, fault):
             BENCHMARK.wait()
         for number, path in enumerate(batch, index * per_batch) if folder else ():
             if number < missing:
-                outfiles = write_output(folder, path, rows_per_file(om, per_batch), om, plan, args.outfmt)
+                outfiles = write_output(folder, path, rows_per_file(om, per_batch), om, plan, args.outfmt, known)
                 saved[str(number)] = {"infiles": [path], "outfiles": outfiles}
     count = len(batches) * args.loop
     print(f"Inference {args.run_mode} Processing: 100%|##########| {count}/{count} [00:00<00:00, 1000.00it/s]")
@@ -257,7 +331,8 @@ def run_device(args, argv, device, files, folder):
     batch_size = args.batchsize or om["batch"]
     print(f"[INFO] try get model batchsize:{om['batch']}")
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (*reversed(folder.parents), folder):
+            path.mkdir(0o750, exist_ok=True)
         print(f"[INFO] output path:{folder}")
     batches = group(files, om["inputs"][0]["bytes"]) if files else [["pure_infer_data"]]
     print(f"[INFO] warm up {args.warmup_count} done", flush=True)
@@ -295,8 +370,8 @@ def run_devices(args, argv, files, folder):
 
 
 def main(argv):
-    BENCHMARK.log_call(["ais_bench", *argv])
     args = parse_arguments(argv)
+    BENCHMARK.log_call(["ais_bench", *argv])
     files = list_files(args.input) if args.input else []
     folder = None
     if args.output:
@@ -308,4 +383,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    import aclruntime  # noqa: F401 (the real one does not start without it)
+
     sys.exit(main(sys.argv[1:]))
