@@ -103,7 +103,8 @@ label_file() { # 4: sets labels to a val_label.txt, made from class folders, a C
 
 infer() { # BATCH OM OUT: 5, and with --sweep the pure inference of 7
   local options=("--batch_size=$1" "--device_ids=$device_ids" ${engine:+"--engine=$engine"})
-  step "5 Offline inference, batch $1" python3 "$tools/infer.py" "$2" "$3" --info=./xception.info "${options[@]}"
+  step "5 Offline inference, batch $1" python3 "$tools/infer.py" "$2" "$3" --info=./xception.info ${dumps:+"--dumps=$dumps"} \
+    "${options[@]}"
   [[ -z $sweep ]] ||
     step "7 Pure inference, batch $1" python3 "$tools/infer.py" "$2" "result/pure_bs$1" --round=20 "${options[@]}"
 }
@@ -119,7 +120,7 @@ measure_reference() { # 6: sets reference to the accuracy of plain PyTorch on th
 
 accuracy() { # BATCH FIRST_BATCH: 6; a missed gate (status 1) is reported at the end, after the tables
   local command status=0
-  command=(python3 "$suite/imagenet_acc_eval.py" "result/${dumps}_bs$1" "$labels" . "result_bs$1.json"
+  command=(python3 "$suite/imagenet_acc_eval.py" "result/${results}_bs$1" "$labels" . "result_bs$1.json"
     "--reference=$reference" --max-drop=1.0 "--details=details_bs$1.csv")
   (($1 == $2)) || command+=("--same-as=result_bs$2.json")
   [[ $on_error == fail ]] || command+=(--allow-missing)

@@ -14,6 +14,7 @@ import engines
 import summary
 from conftest import SUITE, fake_module, run
 
+import numpy as np
 import pytest
 
 INFER = SUITE / "tools/infer.py"
@@ -251,6 +252,21 @@ def test_invalid_dump_is_rerun(text, folder):
     (folder / "result/out/other.txt").write_text("1.0 2.0 3.5 \n")
     assert "(1 made, 9 kept)" in go(folder).out
     assert dumps(folder) == EXPECTED
+
+
+@pytest.mark.parametrize("data", [b"", b"123", np.float32([1, np.nan] * 3).tobytes(), bytes(20)])
+def test_invalid_binary_dump_is_rerun(data, small):
+    atc = ["--framework=5", "--model=m.onnx", "--output=m", "--input_shape=image:1,3,8,8", "--soc_version=Ascend310"]
+    run(SUITE / "host/atc", *atc, cwd=small)
+    command = [sys.executable, INFER, "m.om", "result/out", "--info=m.info", "--dumps=bin"]
+    run(*command, cwd=small)
+    good = {path.name: path.read_bytes() for path in (small / "result/out").iterdir()}
+    assert {len(dump) for dump in good.values()} == {24}
+    (small / "result/out/t3_1.bin").write_bytes(data)
+    assert "5 dumps in result/out (1 made, 4 kept)" in run(*command, cwd=small).stdout
+    assert {path.name: path.read_bytes() for path in (small / "result/out").iterdir()} == good
+    assert "5 dumps in result/out (5 made, 0 kept)" in run(*command[:-1], cwd=small).stdout
+    assert {path.suffix for path in (small / "result/out").iterdir()} == {".txt"}
 
 
 def test_dumps_of_a_tool_without_a_rate_are_discarded(folder):

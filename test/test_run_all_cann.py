@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import options
 from common.cli import Failure
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -443,6 +444,24 @@ def test_ais_bench_without_a_binary(release, inputs, finished, run, no_binary, w
     assert [re.sub(r"[\d.]+|-", "#", line) for line in tables(done).splitlines()[3:9]] == \
         [re.sub(r"[\d.]+|-", "#", line) for line in tables(finished).splitlines()[3:9]]
     again = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary, **ais_environment(inputs))
+    assert (again.status, again.calls) == (0, [])
+
+
+@pytest.mark.parametrize("engine", ["benchmark", "ais_bench"])
+def test_dumps_in_binary_score_as_those_in_text(engine, inputs, finished, run, work):
+    done = run("--dumps=bin", f"--engine={engine}", **ais_environment(inputs))
+    assert done.status == 0, done.err
+    assert [next(word for word in call if word.startswith(("-output_binary", "--outfmt"))) for call in done.calls] == \
+        ["-output_binary=True" if engine == "benchmark" else "--outfmt=BIN"] * 2
+    for batch in (1, 16):
+        dumps = content(work / f"result/dumpOutput_bs{batch}")
+        assert {len(data) for data in dumps.values()} == {4000}
+        texts = content(finished.work / f"result/dumpOutput_bs{batch}")
+        assert {name.split("_")[0]: [float(value) for value in text.split()] for name, text in texts.items()} == \
+            {name.split("_")[0]: pytest.approx(np.frombuffer(data, "<f4"), abs=5e-7) for name, data in dumps.items()}
+        for name in (f"result_bs{batch}.json", f"details_bs{batch}.csv"):
+            assert (work / name).read_bytes() == (finished.work / name).read_bytes()
+    again = run("--dumps=bin", f"--engine={engine}", **ais_environment(inputs))
     assert (again.status, again.calls) == (0, [])
 
 
@@ -929,7 +948,7 @@ def test_the_precision_is_handed_to_atc_and_put_on_record(option, flag, recorded
     (["--resize=200"], 2, "argument --resize: '200' is not 299 or more"),
     (["--device_ids=0,x"], 2, "argument --device_ids: '0,x' is not a list such as 0,1"),
     (["--reference=good"], 2, "argument --reference: 'good' is not TOP1,TOP5, published or measure"),
-    (["--study", "--sweep"], 2, "--study runs in one process, without --sweep and --score"),
+    (["--study", "--sweep"], 2, "--study runs in one process, without --sweep, --dumps and --score"),
     (["--study", "--score"], 2, "--study runs in one process"),
     (["--score", "--limit=1"], 2, "--limit is for one process"),
     *((["--batch_sizes", text], 2, f"argument --batch_sizes: {text!r} is not a list") for text in

@@ -30,7 +30,7 @@ from common.files import free_space, hash_of, read
 from common.formats import image_name, read_labels
 
 TENSOR, TENSOR_UINT8 = 12 * model.SIDE ** 2, 3 * model.SIDE ** 2  # bytes, as float32 and as uint8
-DUMP, MODEL = 10_000, 92_000_000  # bytes: a text dump; a checkpoint, ONNX or om (docs/formats.md)
+DUMP, MODEL = {"txt": 10_000, "bin": 4_000}, 92_000_000  # bytes: a dump; a checkpoint, ONNX or om (docs/formats.md)
 STUDIED = (4, 2)  # recipes and precisions of run_all.sh --study (docs/precision.md)
 CHECKPOINT_STARTS = (b"PK", b"\x80\x02")  # torch.save's zip, and the pickle protocol 2 of older releases
 VERSION_FILE = "ascend_toolkit_install.info"
@@ -185,7 +185,8 @@ def check_disk(args) -> str:
     workdir = Path(args.workdir)
     recipes, oms = STUDIED if args.study else (1, len(args.batch_sizes.split(",")))
     tensor = TENSOR_UINT8 if args.aipp else TENSOR
-    needed = recipes * len(find_images(args)[0]) * (tensor + oms * DUMP) + (oms + 1 + (not args.weights)) * MODEL
+    outputs = oms * DUMP[args.dumps or "txt"]
+    needed = recipes * len(find_images(args)[0]) * (tensor + outputs) + (oms + 1 + (not args.weights)) * MODEL
     used = workdir.glob("study/*/prep_dataset") if args.study else [workdir / "prep_dataset"]
     there = sum(entry.stat().st_size for folder in [workdir, *used] if folder.is_dir()
                 for entry in os.scandir(folder) if entry.is_file())

@@ -34,7 +34,7 @@ class Engine(NamedTuple):
 
     find: Callable  # () -> the words that start it, None where it is not installed; Failure (status 4) if it is broken
     missing: str  # its name in "not found" messages
-    dataset: Callable  # (om, info, device, batch_size) -> arguments to run the tensors of an info file
+    dataset: Callable  # (om, info, device, batch_size, txt or bin) -> arguments to run the tensors of an info file
     pure: Callable  # (om, device, batch_size, rounds) -> arguments to run synthetic data
     place: Callable  # device -> the folder in which it runs
     prepare: Callable  # (om, samples, device): make the files that it reads besides om and info file
@@ -61,11 +61,11 @@ def find_host():
     return [BINARY] if found and Path(found).resolve().parent == ROOT / "host" else [str(ROOT / "host" / BINARY)]
 
 
-def benchmark_dataset(om: Path, info: str, device: int, batch_size: int) -> list:
+def benchmark_dataset(om: Path, info: str, device: int, batch_size: int, kind: str) -> list:
     side = model.SIDE  # without DVPP the tool requires width and height and ignores them
     return ["-model_type=vision", f"-device_id={device}", f"-batch_size={batch_size}", f"-om_path={om}",
-            f"-input_text_path={info}", f"-input_width={side}", f"-input_height={side}", "-output_binary=False",
-            "-useDvpp=False"]
+            f"-input_text_path={info}", f"-input_width={side}", f"-input_height={side}",
+            f"-output_binary={kind == 'bin'}", "-useDvpp=False"]
 
 
 def benchmark_pure(om: Path, device: int, batch_size: int, rounds: int) -> list:
@@ -209,9 +209,9 @@ def ais_arguments(om: Path, device: int, batch_size: int) -> list:
     return [f"--model={ais_path(ais_om(om))}", f"--batchsize={batch_size}", f"--device={device}"]
 
 
-def ais_bench_dataset(om: Path, _info: str, device: int, batch_size: int) -> list:
+def ais_bench_dataset(om: Path, _info: str, device: int, batch_size: int, kind: str) -> list:
     return [*ais_arguments(om, device, batch_size), f"--input={ais_path('input')}", f"--output={ais_path('output')}",
-            "--outfmt=TXT"]
+            f"--outfmt={kind.upper()}"]
 
 
 def ais_bench_pure(om: Path, device: int, batch_size: int, rounds: int) -> list:
