@@ -21,10 +21,10 @@ from pathlib import Path
 
 from common.cli import Failure, parser_of, positive, run
 from common.files import size_of, write
-from common.formats import image_name, info_text, open_image, read_manifest
+from common.formats import check_pillow, image_name, info_text, open_image, read_manifest
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
-JPEG_SUFFIXES = {".jpg", ".jpeg"}  # in any case
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}  # in any case
 
 
 def find(folder: str, suffixes: set) -> list:
@@ -111,6 +111,8 @@ def main() -> int:
     bins.add_argument("height", metavar="HEIGHT", type=positive, help="pixels")
     args = parser.parse_args()
 
+    if args.kind == "jpg":
+        check_pillow()
     rows = list_bins(args.folder, args.width, args.height) if args.kind == "bin" else list_jpegs(args.folder)
     write(args.info, info_text(rows))
     print(f"{len(rows)} lines in {args.info}")

@@ -51,7 +51,7 @@ from pathlib import Path
 from common import model
 from common.cli import Failure, listing, parser_of, positive, printable, progress, run, say
 from common.files import free_space, hold, replacing, write
-from common.formats import IMAGE_SUFFIXES, MANIFEST, bins_of, image_name, open_image, read_manifest
+from common.formats import IMAGE_SUFFIXES, MANIFEST, bins_of, check_pillow, image_name, open_image, read_manifest
 from common.jobs import start_worker, workers
 
 import numpy as np
@@ -393,6 +393,7 @@ def report_bad(args, bad: list, total: int):
 
 def main() -> int:
     args = parse_arguments()
+    check_pillow()
     if not args.src.is_dir():
         raise Failure(f"{args.src}: no such folder")
     images, bad = take_some(*find_images(args.src), args.limit, args.sample, args.seed)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export an Xception checkpoint to ONNX, opset 11, and check that both compute the same.
+"""Export an Xception checkpoint to ONNX, opset 11, with torch 2.5 or later, and check that both compute the same.
 
 Usage:    python3 xception_pth2onnx.py CHECKPOINT OUT.onnx [--allow-nonfinite]
 Example:  python3 xception_pth2onnx.py xception-c0a72b38.pth.tar xception.onnx
@@ -29,10 +29,11 @@ import warnings
 from pathlib import Path
 
 from common import model
-from common.cli import Failure, import_openvino, listing, parser_of, printable, run, say
+from common.cli import Failure, import_openvino, listing, need, parser_of, printable, run, say
 from common.files import hash_of, read, write
 from common.jobs import end_with_parent
 
+OLDEST_TORCH = "2.5"  # its torch.onnx.export has dynamo=False; before 1.13 there was no weights_only
 TOLERANCE = 1e-4  # of the largest logit; float32 engines differ by about 1e-6 here
 ROOM = 256 << 20  # bytes that reading a checkpoint may take in addition to twice its size
 CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # CPU time that reading may take; a file of 92 MB takes 0.1 s
@@ -63,7 +64,7 @@ def provenance(checkpoint: Path) -> dict:
 def torch_version() -> str:
     """Return torch's version, without importing torch where Python can look it up: that takes seconds."""
     try:
-        from importlib.metadata import version
+        from importlib.metadata import version  # novm
     except ImportError:  # Python 3.7
         import torch
 
@@ -285,6 +286,7 @@ def main() -> int:
     if args.onnx.exists() and args.checkpoint.exists() and args.onnx.samefile(args.checkpoint):
         parser.error(f"{args.onnx}: would replace the checkpoint")
 
+    need("torch", torch_version(), OLDEST_TORCH, "export on another machine, and copy the .onnx (README section 3)")
     metadata = provenance(args.checkpoint)
     if is_current(args.onnx, metadata):
         print(f"{args.onnx}: up to date with the weights (md5 {metadata['weights_md5']})")

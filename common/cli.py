@@ -7,6 +7,7 @@ Runs on the NPU host: Python 3.7, standard library only (progress() needs tqdm).
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -15,6 +16,9 @@ import traceback
 from common.jobs import end_with_parent
 
 VERSION = "0.8"
+if sys.version_info < (3, 7):
+    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: Python {sys.version.split()[0]}: 3.7 or later is needed\n")
+    sys.exit(4)
 MESSAGE_LIMIT = 2000  # characters of an error line: text from an untrusted file may be long
 SPEAK_EVERY = 30.0  # seconds between two lines of progress, where stderr is no terminal
 debug = quiet = False  # set by --debug and --quiet
@@ -53,6 +57,15 @@ def positive(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
+
+
+def need(package: str, found: str, oldest: str, cure: str):
+    """Raise Failure (status 4) if release `found` of a package, such as "2.4.1+cpu", is older than `oldest`."""
+    def numbers(text):
+        return [int(part) for part in re.findall("[0-9]+", text.split("+")[0])[:3]]
+
+    if numbers(found) < numbers(oldest):
+        raise Failure(f"{package} {found}: {oldest} or later is needed; {cure}", 4)
 
 
 # --- messages and progress ------------------------------------------------------------------------------------------

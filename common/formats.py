@@ -7,11 +7,12 @@ import re
 import warnings
 from pathlib import Path
 
-from common.cli import Failure, listing, say
+from common.cli import Failure, listing, need, say
 from common.files import lines, read, read_json
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # in any case
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # in any case
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # not EPS: Pillow would start Ghostscript
+OLDEST_PILLOW = "7.2"  # the guide's; older ones were not run
 MANIFEST = "manifest.json"  # img_preprocess.py writes it next to the tensors
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 NUMBER = re.compile(r"[0-9]{1,18}")
@@ -20,6 +21,13 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 def image_name(path) -> str:
     """Return the name that identifies an image in all steps: its file name up to the first dot."""
     return os.path.basename(path).split(".")[0]
+
+
+def check_pillow():
+    """Raise Failure (status 4) if Pillow is too old, before each image is reported as unreadable."""
+    import PIL
+
+    need("Pillow", PIL.__version__, OLDEST_PILLOW, "install requirements.txt")
 
 
 def open_image(path, formats=IMAGE_FORMATS):

@@ -20,7 +20,7 @@ def workers(count: int, initializer):
             yield executor
         except BaseException:
             # Python's own thread that manages the workers fails if work was cancelled before they ended
-            threading.excepthook = lambda _: None
+            threading.excepthook = lambda _: None  # novm: Python 3.7 does not call it
             for process in active_children():
                 process.kill()
             raise

@@ -18,12 +18,13 @@ of --insert_op_conf: then the input is u8, NHWC), payload_bytes, payload_sha256.
 """
 import hashlib
 import json
-import math
 import re
 import resource
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import mul
 from pathlib import Path
 
 if __name__ == "__main__":  # an importer has set the path already
@@ -113,7 +114,7 @@ def bound_memory(onnx, shapes):
     OpenVINO evaluates constant expressions, and a few bytes can request any amount of memory. Xception with a batch of
     16 takes less than 2 GB.
     """
-    room = (3 << 30) + 12 * size_of(onnx) + 60 * sum(4 * math.prod(shape) for shape in shapes)
+    room = (3 << 30) + 12 * size_of(onnx) + 60 * sum(4 * reduce(mul, shape) for shape in shapes)
     used = 1024 * int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = min(used + room, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY), 1 << 60)

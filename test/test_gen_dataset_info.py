@@ -186,7 +186,7 @@ def test_empty_folders(info, tmp_path):
     (tmp_path / "prep").mkdir()
     (tmp_path / "prep/a.png").write_text("x")
     assert refusal(info, tmp_path, "bin", "prep", "x.info", "5", "4") == "prep: contains no .bin file"
-    assert refusal(info, tmp_path, "jpg", "prep", "x.info") == "prep: contains no .jpeg or .jpg file"
+    assert refusal(info, tmp_path, "jpg", "prep", "x.info") == "prep: contains no .jfif or .jpe or .jpeg or .jpg file"
 
 
 def test_no_folder(info, tmp_path):

@@ -42,7 +42,7 @@ PACKAGES = {"PIL": "Pillow", "cv2": "opencv-python"}  # whose modules have other
 def version_of(package: str) -> str:
     """Return a package's name and version, or its name alone if the version is not known."""
     try:
-        from importlib import metadata
+        from importlib import metadata  # novm
 
         return f"{package} {metadata.version(package)}"
     except ImportError:  # also PackageNotFoundError, of a package from the system; Python 3.7 lacks importlib.metadata
@@ -55,8 +55,9 @@ def check_python(args) -> str:
 
     missing = [PACKAGES.get(module, module) for module in options.find_packages(args)]
     if missing:
-        raise Failure(f"{', '.join(missing)} missing; run_all.sh installs requirements.txt into .venv, which needs "
-                      "network and 6 GB; without network see docs/troubleshooting.md")
+        size = "200 MB" if options.is_npu_only(args) else "6 GB"
+        raise Failure(f"{', '.join(missing)} missing; run_all.sh installs what it needs into .venv, which takes "
+                      f"network and {size}; without network see docs/troubleshooting.md")
     found = [module for module in (*options.needed_packages(args), "cv2") if find_spec(module)]
     return f"{sys.version.split()[0]}, with {', '.join(version_of(PACKAGES.get(module, module)) for module in found)}"
 

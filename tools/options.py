@@ -249,6 +249,11 @@ def check_paths(args):
         raise Failure(f"{args.workdir}: an om does not load from a path with + in it; pass another --workdir", 2)
 
 
+def is_npu_only(args) -> bool:
+    """Return True if the run neither exports a model nor uses the stand-ins: CANN does all with a given ONNX."""
+    return args.atc_engine == "cann" and (args.weights or "").endswith(".onnx")
+
+
 def needed_packages(args) -> list:
     """Return the modules that this run imports."""
     exported = (args.weights or "").endswith(".onnx")
@@ -286,6 +291,7 @@ def settings(args) -> dict:
     found = {
         "PATH": args.path, "subset": args.subset, "seed": f"--seed={args.seed}" if args.seed else "",
         "folder": args.folder, "missing": " ".join(find_packages(args)),
+        "npu_only": "yes" if is_npu_only(args) else "",
         "weights": args.weights or DEMO_WEIGHTS, "reference": "measure" if args.demo else args.reference,
         "share": f"{args.rank}/{args.world}" if args.world > 1 else "", "RUN_ALL_QUIET": "yes" if cli.quiet else "",
         "commands": args.commands, "results": "dumpShares" if args.score else "dumpOutput",

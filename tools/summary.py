@@ -201,7 +201,7 @@ def read_step(path: Path):
 def versions() -> dict:
     """Return {package: version} of the installed packages, without importing them."""
     try:
-        from importlib import metadata
+        from importlib import metadata  # novm
     except ImportError:  # Python 3.7
         metadata = None
     found = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.platform()}
