@@ -74,14 +74,15 @@ def info(data):
 
 
 def dump_text(data):
-    infer.complete_dumps(put("dumps_a_1.txt", data).parent)
+    infer.complete_dumps(put("dumps_a_1.txt", data).parent, "txt")
     values = imagenet_acc_eval.read_dump(str(FOLDER / "dumps_a_1.txt"))
     assert values.ndim == 1
     assert np.isfinite(values).all()
 
 
 def dump_binary(data):
-    values = imagenet_acc_eval.read_dump(str(put("a_1.bin", data)))
+    infer.complete_dumps(put("a_1.bin", data).parent, "bin")
+    values = imagenet_acc_eval.read_dump(str(FOLDER / "a_1.bin"))
     assert values.dtype == np.dtype("<f4")
     assert np.isfinite(values).all()
 

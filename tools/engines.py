@@ -49,10 +49,10 @@ class Engine(NamedTuple):
 
 def find_benchmark():
     """Return the real binary's command, or None; the stand-in does not count."""
-    if os.access(BINARY, os.X_OK):
-        return [f"./{BINARY}"]
-    found = shutil.which(BINARY)
-    return [BINARY] if found and Path(found).resolve().parent != ROOT / "host" else None
+    for found, command in ((f"./{BINARY}", f"./{BINARY}"), (shutil.which(BINARY), BINARY)):
+        if found and os.access(found, os.X_OK) and Path(found).resolve().parent != ROOT / "host":
+            return [command]
+    return None
 
 
 def find_host():
