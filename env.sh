@@ -64,6 +64,13 @@ _choose
 # CANN's benchmark is a separate download, placed next to the scripts; it cannot run an om of the stand-in.
 [[ $ATC_ENGINE == host || ! -x $_suite/benchmark.$(uname -m) ]] || _prepend PATH "$_suite"
 [[ ! -d $_suite/.venv/bin ]] || _prepend PATH "$_suite/.venv/bin"
+# An empty entry, as "...:$PYTHONPATH" leaves at the end, is the current folder, whose modules Python would import.
+if [[ -n ${PYTHONPATH:-} ]]; then
+  PYTHONPATH=:$PYTHONPATH:
+  while [[ $PYTHONPATH == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:}; done
+  PYTHONPATH=${PYTHONPATH#:}
+  export PYTHONPATH=${PYTHONPATH%:}
+fi
 export ATC_ENGINE
 echo "env.sh: $_chosen" >&2
 unset -f _prepend _source_loosely _cann_of_5_0_1 _choose

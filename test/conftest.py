@@ -49,6 +49,9 @@ def reference_weight(name: str, shape: tuple) -> np.ndarray:
     return random.standard_normal(shape) * np.sqrt(0.6 / np.prod(shape[1:]))
 
 
+GUIDE_PINS = ("numpy==1.18.5", "Pillow==7.2.0", "opencv-python==4.2.0.34", "tqdm==4.64.1")  # the guide's, and tqdm
+
+
 def old_pythons() -> dict:
     """{version: path} of Python 3.7 and 3.8: from pyenv, on PATH, or where CANN's guide installs it."""
     pyenv, found = Path(pwd.getpwuid(os.getuid()).pw_dir, ".pyenv/versions"), {}  # $HOME may be another folder
@@ -59,6 +62,19 @@ def old_pythons() -> dict:
             if subprocess.run([path, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0:
                 found[version] = path
     return found
+
+
+def old_environment(version: str) -> Path:
+    """Return the bin folder of a virtual environment with GUIDE_PINS, made once for a checkout."""
+    folder = SUITE / f".venv/python{version}"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            subprocess.run([old_pythons()[version], "-m", "venv", "--clear", folder], check=True)
+            subprocess.run([folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *GUIDE_PINS],
+                           check=True)
+            (folder / "complete").touch()
+    return folder / "bin"
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -207,6 +207,13 @@ def test_a_virtual_environment_hides_the_hosts(tmp_path, monkeypatch):
     assert engines.find_ais_bench() == [str(other), "-m", "ais_bench"]
 
 
+@pytest.mark.parametrize(("line", "done"), [
+    (b"Inference array Processing:  67%|######6   | 2/3 [00:00<00:00, 93.51it/s]", 32),
+    (b"[INFO][PostProcess] curSampleNum is 12", 12), (b"[INFO] warm up 1 done", None)])
+def test_its_progress_counts_batches(line, done):
+    assert engines.samples_done(line, 16) == done
+
+
 def test_the_reason_that_it_gives_is_shown_and_both_streams_are_logged(folder):
     done = go(folder, status=4, FAKE_CANN_FAIL="ais-error")
     assert "device 0: ais_bench ended with status 1; ais_bench printed: RuntimeError: fake fault" in done.stderr

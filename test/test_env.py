@@ -271,3 +271,15 @@ def test_says_nothing_on_stdout(place, source):
     add_set_env(place.cann)
     assert source()[0] == []
     assert os.listdir(place.home) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(":/a::/b:", "/a:/b"), ("/a", "/a"), (":", ""), (None, None)])
+def test_pythonpath_keeps_no_empty_entry(before, after, tmp_path):
+    """Which would be the current folder: modules of a work directory would be imported."""
+    checkout = make_checkout(tmp_path)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    if before is not None:
+        environment["PYTHONPATH"] = before
+    script = f"{STRICT}; source {shlex.quote(str(checkout / 'env.sh'))}; echo \"${{PYTHONPATH-unset}}\""
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{'unset' if after is None else after}\n"

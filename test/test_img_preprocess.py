@@ -633,7 +633,7 @@ def test_an_image_of_too_many_pixels_is_bad(prepare, images, size):
 def test_no_image(prepare, tmp_path):
     (tmp_path / "src/sub").mkdir(parents=True)
     assert prepare(status=3) == ("", "img_preprocess.py: src: contains no image "
-                                     "(.bmp .gif .jpeg .jpg .png .tif .tiff .webp)\n")
+                                     "(.bmp .gif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp)\n")
     assert not (tmp_path / "dst").exists()
 
 

@@ -6,26 +6,19 @@ import os
 import subprocess
 import sys
 
-from conftest import SUITE, old_pythons
+from conftest import SUITE, old_environment, old_pythons
 from test_img_preprocess import kinds_of_jpeg
 from test_run_all_cann import BENCHMARK, FAKES, PHOTOS, make_onnx, make_suite
 
 import pytest
 
 HERE = os.path.dirname(sys.executable)
-PINS = ("numpy==1.18.5", "Pillow==7.2.0", "opencv-python==4.2.0.34", "tqdm==4.64.1")  # of the guide, and tqdm
 WRITTEN = ("prep_dataset/*.bin", "xception.info", "result/dumpOutput_bs*/*.txt", "result_bs*.json", "details_bs*.csv")
 
 
 @pytest.fixture(scope="module", params=sorted(old_pythons()))
 def old(request):
-    """The bin folder of a virtual environment with PINS, made once for a checkout."""
-    folder = SUITE / f".venv/python{request.param}"
-    if not (folder / "complete").exists():
-        subprocess.run([old_pythons()[request.param], "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *PINS], check=True)
-        (folder / "complete").touch()
-    return folder / "bin"
+    return old_environment(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def check_python(args) -> str:
 
     missing = [PACKAGES.get(module, module) for module in options.find_packages(args)]
     if missing:
-        size = "200 MB" if options.is_npu_only(args) else "6 GB"
+        size = "400 MB" if options.is_npu_only(args) else "6 GB"
         raise Failure(f"{', '.join(missing)} missing; run_all.sh installs what it needs into .venv, which takes "
                       f"network and {size}; without network see docs/troubleshooting.md")
     found = [module for module in (*options.needed_packages(args), "cv2") if find_spec(module)]

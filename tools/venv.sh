@@ -32,7 +32,7 @@ packages() { # for run_all.sh: no .venv where python3 has what the run needs ($m
   # CANN's atc calls python3 too, and needs packages from the system
   [[ $atc_engine == host ]] || system_packages=yes
   if [[ -n $npu_only ]] && ! cmp -s "$file" "$suite/.venv/$stamp"; then # unless all are there
-    stamp=npu-$stamp size="about 200 MB" file=$workdir/$stamp
+    stamp=npu-$stamp size="about 400 MB" file=$workdir/$stamp
     sed '/^$/,$d' "$suite/requirements.txt" >"$file"
   fi
   run make_venv "$stamp" "$size" "$file" || exit
