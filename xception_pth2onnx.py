@@ -21,6 +21,7 @@ import hashlib
 import math
 import os
 import pickle
+import platform
 import re
 import resource
 import select
@@ -33,6 +34,7 @@ from common.cli import Failure, import_openvino, listing, need, parser_of, print
 from common.files import hash_of, read, write
 from common.jobs import end_with_parent
 
+OLDEST_PYTHON = "3.9"  # of that torch
 OLDEST_TORCH = "2.5"  # its torch.onnx.export has dynamo=False; before 1.13 there was no weights_only
 TOLERANCE = 1e-4  # of the largest logit; float32 engines differ by about 1e-6 here
 ROOM = 256 << 20  # bytes that reading a checkpoint may take in addition to twice its size
@@ -64,12 +66,13 @@ def provenance(checkpoint: Path) -> dict:
 def torch_version() -> str:
     """Return torch's version, without importing torch where Python can look it up: that takes seconds."""
     try:
-        from importlib.metadata import version  # novm
-    except ImportError:  # Python 3.7
+        from importlib.metadata import version
+
+        return version("torch")
+    except ImportError:  # an installation without metadata, or no torch
         import torch
 
         return torch.__version__
-    return version("torch")
 
 
 def is_current(path: Path, expected: dict) -> bool:
@@ -286,7 +289,9 @@ def main() -> int:
     if args.onnx.exists() and args.checkpoint.exists() and args.onnx.samefile(args.checkpoint):
         parser.error(f"{args.onnx}: would replace the checkpoint")
 
-    need("torch", torch_version(), OLDEST_TORCH, "export on another machine, and copy the .onnx (README section 3)")
+    cure = "export on another machine, and copy the .onnx (README section 3)"
+    need("Python", platform.python_version(), OLDEST_PYTHON, cure)
+    need("torch", torch_version(), OLDEST_TORCH, cure)
     metadata = provenance(args.checkpoint)
     if is_current(args.onnx, metadata):
         print(f"{args.onnx}: up to date with the weights (md5 {metadata['weights_md5']})")

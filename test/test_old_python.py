@@ -3,6 +3,7 @@
 conftest.old_pythons() finds them; where there is none, the summary says so. CANN is the fake one, run by this Python.
 """
 import os
+import re
 import subprocess
 import sys
 
@@ -82,6 +83,8 @@ def test_the_other_ways_of_running_it(old, place):
     for script in [*SUITE.glob("*.py"), *SUITE.glob("tools/*.py")]:
         if "parser_of(__doc__)" in script.read_text():
             run(place, old, "python3", script, "--help")
+    refused = run(place, old, "python3", "suite/xception_pth2onnx.py", "w.pth", "out.onnx", status=4).stderr
+    assert re.match(r"xception_pth2onnx.py: Python 3\.\d\.\d+: 3.9 or later is needed; export on another m", refused)
 
 
 def test_jpegs_of_every_kind(old, place):
