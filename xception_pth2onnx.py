@@ -66,7 +66,7 @@ def provenance(checkpoint: Path) -> dict:
 def torch_version() -> str:
     """Return torch's version, without importing torch where Python can look it up: that takes seconds."""
     try:
-        from importlib.metadata import version
+        from importlib.metadata import version  # novm
 
         return version("torch")
     except ImportError:  # an installation without metadata, or no torch

@@ -26,7 +26,7 @@ mkdir -p "$TMPDIR"
 export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # as in run_all.sh: several tests at a time share the cores
 
 ruff check .
-vermin --quiet --no-tips --target=3.7- ./*.py common/*.py tools/*.py host/{contract,om}.py # what runs on an NPU host
+vermin --violations --no-tips --target=3.7- ./*.py common/*.py tools/*.py host/{contract,om}.py # what runs on an NPU host
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
 if ((!$#)); then # files with long tests first, so that no core waits for one; commands needs what default_job makes
   first=(test/test_{default_job,faults,run_all_cann,torchrun,xception_pth2onnx,report,hostile,host,commands,study}.py)
