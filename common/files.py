@@ -168,17 +168,36 @@ def as_written(path: Path):
                       ) from error
 
 
+def encoding_of(path) -> str:
+    """Return a text file's encoding: UTF-16 by its byte-order mark or by its NUL bytes, otherwise UTF-8."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if len(start) > 2 and b"\0" in (start[:1], start[1:2]) and start[:1] != start[1:2]:  # ASCII, without a mark
+        return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
+    return "utf-8-sig"
+
+
 def lines(path):
-    """Yield (number, line) of a text file; undecodable bytes are kept. Raises Failure if it exceeds the limits."""
+    """Yield (number, line) of a text file that a user brings, in UTF-8 or UTF-16, lines ended as on any system.
+
+    Undecodable bytes of UTF-8 are kept. Raises Failure if it exceeds the limits, or is not valid UTF-16.
+    """
     size_of(path)
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+    encoding = encoding_of(path)
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    with open(path, encoding=encoding, errors=errors) as file:
         for number in range(1, LINES_LIMIT + 2):
-            line = file.readline(LINE_LIMIT)
+            try:
+                line = file.readline(LINE_LIMIT)
+            except UnicodeError as error:
+                raise Failure(f"{path}: starts as UTF-16 text, but is not; save it as UTF-8") from error
             if not line:
                 return
             if len(line) == LINE_LIMIT:
                 raise Failure(f"{path}:{number}: a line of {LINE_LIMIT:,} characters or more; is this the right file?")
             if number > LINES_LIMIT:
                 break
-            yield number, line.rstrip("\n").lstrip("\ufeff") if number == 1 else line.rstrip("\n")  # Excel's mark
+            yield number, line.rstrip("\n")
     raise Failure(f"{path}: more than {LINES_LIMIT:,} lines; split it, see docs/multi-chip.md")

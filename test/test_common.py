@@ -222,9 +222,22 @@ def test_json_that_is_invalid_is_a_value_error(data, tmp_path):
         read_json(tmp_path / "x.json")
 
 
-def test_lines_keeps_bytes_that_are_no_utf8_and_splits_at_newlines_alone(tmp_path):
+def test_lines_keeps_bytes_that_are_no_utf8_and_splits_at_the_ends_of_lines_alone(tmp_path):
     (tmp_path / "x").write_bytes(b"a\r\nb\xff\x0c\x1c\xe2\x80\xa8c\n\nlast")
-    assert list(lines(tmp_path / "x")) == [(1, "a\r"), (2, "b\udcff\x0c\x1c\u2028c"), (3, ""), (4, "last")]
+    assert list(lines(tmp_path / "x")) == [(1, "a"), (2, "b\udcff\x0c\x1c\u2028c"), (3, ""), (4, "last")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_reads_what_editors_and_spreadsheets_write(encoding, end, tmp_path):
+    (tmp_path / "x").write_bytes(f"a.JPEG 1{end}b\u00e9.JPEG 2{end}".encode(encoding))
+    assert list(lines(tmp_path / "x")) == [(1, "a.JPEG 1"), (2, "b\u00e9.JPEG 2")]
+
+
+def test_lines_names_what_is_not_utf16(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xff\xfea\0b")
+    with pytest.raises(Failure, match="x: starts as UTF-16 text, but is not; save it as UTF-8"):
+        list(lines(tmp_path / "x"))
 
 
 def test_lines_has_limits(tmp_path, monkeypatch):

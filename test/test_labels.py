@@ -101,6 +101,17 @@ def test_ground_truth_that_counts_from_0(maps):
         "source:50000: 0 is not a class of --synsets (1 to 1000)\n")
 
 
+def test_the_scoring_reads_the_same_text(tmp_path):
+    (tmp_path / "dumps").mkdir()
+    for name in "ab":
+        (tmp_path / f"dumps/{name}_1.txt").write_text("0 1 \n")
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "val_label.txt").write_bytes("a.JPEG 1\r\nb.JPEG 0\r\n".encode(encoding))
+        done = run(sys.executable, SUITE / "imagenet_acc_eval.py", "dumps", "val_label.txt", ".", "r.json",
+                   cwd=tmp_path)
+        assert "50.00 % (1 / 2)" in done.stdout
+
+
 def folders(folder, images):
     for name, names in images.items():
         (folder / "source" / name).mkdir(parents=True)
