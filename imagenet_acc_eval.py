@@ -66,6 +66,10 @@ def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
     """
     unlabeled = [dumps[image] for image in dumps if image not in labels]
     if unlabeled:
+        if len(unlabeled) == len(dumps):
+            raise Failure(f"none of the {len(dumps)} dumps has a label: {unlabeled[0]} is of image "
+                          f"{next(iter(dumps))!r}, a label of {next(iter(labels))!r}; a line of the labels is "
+                          "\"NAME.JPEG CLASS\" with the image's own name, compared up to its first dot")
         raise Failure(f"{len(unlabeled)} dumps have no label: {listing(unlabeled)}; remove stale dumps, or "
                       "pass their label file")
     missing = sorted(labels.keys() - dumps.keys())

@@ -78,7 +78,8 @@ def class_id(text: str, _place: str) -> int:
 def read_pairs(path, rows, class_of=class_id) -> dict:
     """Return {NAME: class id} of `rows`, (line number, "NAME CLASS") of file `path`; blank ones are skipped.
 
-    class_of(text, place) parses CLASS. Raises Failure, naming the line, on a malformed line or a duplicate image.
+    NAME is without its folder. class_of(text, place) parses CLASS. Raises Failure, naming the line, on a malformed
+    line or a duplicate image.
     """
     found, images = {}, set()
     for number, line in rows:
@@ -87,6 +88,7 @@ def read_pairs(path, rows, class_of=class_id) -> dict:
             continue
         try:
             name, text = fields
+            name = re.split(r"[\\/]", name)[-1]  # without its folder, written on whichever system
             found[name] = class_of(text, f"{path}:{number}")
         except ValueError as error:
             raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"") from error

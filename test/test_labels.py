@@ -52,6 +52,8 @@ def maps(all_maps, tmp_path):
     ("a.JPEG n00001003\r\nb.JPEG n00001000\r\nc.JPEG n00001999\r\n", "lines of name and class"),
     ("file,label\na.JPEG,3\nb.JPEG,0\nc.JPEG,999\n", "CSV"), ("a.JPEG,3\nb.JPEG,0\nval/c.JPEG,999\n", "CSV"),
     ('image,class\n"a.JPEG",n00001003\nb.JPEG,"n00001000"\nc.JPEG,n00001999\n', "CSV"),
+    ("val\\a.JPEG 3\nval/b.JPEG 0\n./x/c.JPEG 999\n", "lines of name and class"),
+    ("image,label\nD:\\val\\a.JPEG,3\nb.JPEG,0\nval/c.JPEG,999\n", "CSV"),
     ("image,width,label\na.JPEG,500,3\nb.JPEG,7,0\nc.JPEG,8,999\n", "CSV"),
     ("id,Label,File Name\n0,3,a.JPEG\n1,0,b.JPEG\n2,n00001999,c.JPEG\n", "CSV"),
     ("label,image\n3,a.JPEG\n0,b.JPEG\n999,c.JPEG\n", "CSV"), ("x,y\na.JPEG,3\nb.JPEG,0\nc.JPEG,999\n", "CSV"),
@@ -110,6 +112,16 @@ def test_the_scoring_reads_the_same_text(tmp_path):
         done = run(sys.executable, SUITE / "imagenet_acc_eval.py", "dumps", "val_label.txt", ".", "r.json",
                    cwd=tmp_path)
         assert "50.00 % (1 / 2)" in done.stdout
+
+
+def test_names_that_do_not_meet_are_shown_with_the_form_expected(tmp_path):
+    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps/ILSVRC2012_val_00000001_1.txt").write_text("0 1 \n")
+    (tmp_path / "val_label.txt").write_text("00000001.JPEG 1\n")
+    done = run(sys.executable, SUITE / "imagenet_acc_eval.py", "dumps", "val_label.txt", ".", "r.json", cwd=tmp_path,
+               status=3)
+    assert ("dumps/ILSVRC2012_val_00000001_1.txt is of image 'ILSVRC2012_val_00000001', a label of '00000001'; a line "
+            "of the labels is \"NAME.JPEG CLASS\"") in done.stderr
 
 
 def folders(folder, images):

@@ -161,7 +161,7 @@ def from_csv(source: Path, rows: list, synsets: dict) -> dict:
         if len(fields) <= max(columns[:2]):
             raise Failure(f"{source}:{number}: not \"image,class\"")
         words = fields[columns[1]].split() or [""]  # Kaggle's solution: the synset, then boxes
-        name = os.path.basename(fields[columns[0]].strip())
+        name = re.split(r"[\\/]", fields[columns[0]].strip())[-1]
         if not name or name in found:
             raise Failure(f"{source}:{number}: " + (f"{name} appears twice" if name else "an image without name"))
         found[name] = class_of(words[0], f"{source}:{number}", synsets)
