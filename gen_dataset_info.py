@@ -21,7 +21,8 @@ from pathlib import Path
 
 from common.cli import Failure, parser_of, positive, run
 from common.files import size_of, write
-from common.formats import check_pillow, image_name, info_text, open_image, read_manifest
+from common.formats import info_text, read_manifest
+from common.images import check_pillow, image_name, is_leftover, open_image, report_leftovers
 
 KINDS = {"float32": 3 * 4, "uint8": 3}  # bytes a pixel: three channels
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}  # in any case
@@ -33,7 +34,9 @@ def find(folder: str, suffixes: set) -> list:
     The benchmark splits the info file's lines at white space, and the scoring identifies an image by its name up to
     the first dot. So a name must not contain white space, and two must not share a stem.
     """
-    names = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in suffixes)
+    found = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in suffixes)
+    names = [name for name in found if not is_leftover(name)]
+    report_leftovers(folder, sorted(set(found) - set(names)))
     if not names:
         raise Failure(f"{folder}: contains no {' or '.join(sorted(suffixes))} file")
     if folder.split() != [folder]:

@@ -41,7 +41,7 @@ from pathlib import Path
 from common import model
 from common.cli import Failure, listing, parser_of, printable, progress, run
 from common.files import read, read_json, replacing, write
-from common.formats import DUMP_LIMIT, find_dumps, parse_dump, read_dump, read_labels
+from common.formats import DUMP_LIMIT, find_dumps, match, parse_dump, read_dump, read_labels
 from common.jobs import start_worker, workers
 from common.model import BACKGROUND_CLASSES
 from common.runs import compare_all
@@ -57,27 +57,6 @@ CHUNK = 512  # dumps ranked together; larger sets are shared among processes
 CHUNK_VALUES = CHUNK * BACKGROUND_CLASSES  # values in a chunk, 4 MB; with more classes it has fewer dumps
 GUESSABLE = 10  # classes; with fewer, chance level is too high to diagnose
 PERF_CLOCK = 2.0  # seconds by which clock and file times may differ
-
-
-def match(dumps: dict, labels: dict, allow_missing: bool) -> list:
-    """Raise Failure unless each dump has a label and, without `allow_missing`, each label a dump.
-
-    Return [a line about missing dumps], or [].
-    """
-    unlabeled = [dumps[image] for image in dumps if image not in labels]
-    if unlabeled:
-        if len(unlabeled) == len(dumps):
-            raise Failure(f"none of the {len(dumps)} dumps has a label: {unlabeled[0]} is of image "
-                          f"{next(iter(dumps))!r}, a label of {next(iter(labels))!r}; a line of the labels is "
-                          "\"NAME.JPEG CLASS\" with the image's own name, compared up to its first dot")
-        raise Failure(f"{len(unlabeled)} dumps have no label: {listing(unlabeled)}; remove stale dumps, or "
-                      "pass their label file")
-    missing = sorted(labels.keys() - dumps.keys())
-    if missing and not allow_missing:
-        raise Failure(f"{len(missing)} of {len(labels)} labels have no dump: {listing(missing)}; run the benchmark "
-                      "again, or pass --allow-missing to score the rest")
-    return [f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
-            f"({listing(missing)})"] if missing else []
 
 
 def check_age(folder: Path, dumps: dict, allow_missing: bool):
@@ -335,7 +314,11 @@ def main() -> int:
     if os.path.exists(args.out / args.name) and os.path.samefile(args.out / args.name, args.labels):
         parser.error(f"{args.name}: would replace the labels")
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
-    partial = match(dumps, labels, args.allow_missing)
+    missing = match(dumps, labels, "dump", ("remove stale dumps, or pass their label file",
+                                            "run the benchmark again, or pass --allow-missing to score the rest"),
+                    args.allow_missing)
+    partial = [f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
+               f"({listing(missing)})"] if missing else []
     check_age(args.dumps, dumps, args.allow_missing)
     counts, classes, details = score(dumps, labels)
     own = [labels[image] + (classes == BACKGROUND_CLASSES) for image in dumps]

@@ -42,7 +42,6 @@ import json
 import os
 import random
 import re
-import stat
 import warnings
 import zlib
 from concurrent.futures.process import BrokenProcessPool
@@ -51,14 +50,14 @@ from pathlib import Path
 from common import model
 from common.cli import Failure, listing, parser_of, positive, printable, progress, run, say
 from common.files import free_space, hold, replacing, write
-from common.formats import IMAGE_SUFFIXES, MANIFEST, bins_of, check_pillow, image_name, open_image, read_manifest
+from common.formats import MANIFEST, bins_of, read_manifest
+from common.images import check_pillow, class_folder, find_images, open_image, take_some, without_images
 from common.jobs import start_worker, workers
 
 import numpy as np
 import PIL
 from PIL import Image, features
 
-NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name, less what later steps append
 CHUNK = 16  # images handed to a worker at a time: about 0.1 s of work
 PIXEL_LIMIT = 89_478_485  # of an image, read or resized: Pillow's own limit, 256 MiB of RGB
 SKIPPED = "skipped.txt"
@@ -179,62 +178,6 @@ def make_bin(task: tuple, dst: Path, recipe: dict):
         part.write_bytes(tensor)
         os.utime(part, ns=(mtime_ns, mtime_ns))
     return None
-
-
-def reraise(error: OSError):
-    """For os.walk, which by default skips a folder that it cannot read."""
-    raise error
-
-
-def find_images(src: Path) -> tuple:
-    """Return the images below `src`, {output name: (path, bytes, mtime in ns)} in order of name, and the bad ones.
-
-    The bad ones, [(output name, path, reason)], are not regular files, or have a name that breaks a later step.
-    Raises Failure if there is no image, or if two would share an output name.
-    """
-    images, bad, others = {}, [], []
-    for folder, folders, names in os.walk(src, onerror=reraise):
-        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in names + linked:
-            path = os.path.join(folder, name)
-            if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-                others.append(path)
-                continue
-            stem, reason, status = image_name(name), None, None
-            try:
-                status = os.stat(path)
-            except OSError as error:  # a link in a circle, or to nothing
-                reason = error.strerror
-            if status and not stat.S_ISREG(status.st_mode):
-                reason = "not a regular file"
-            elif not stem or stem.split() != [stem]:  # the benchmark binary would cut it there
-                reason = "a name with white space, or with nothing before the first dot; rename it"
-            elif len(os.fsencode(stem)) > NAME_LIMIT:
-                reason = f"a name of more than {NAME_LIMIT} bytes before the first dot; rename it"
-            if reason:
-                bad.append((stem, path, reason))
-                continue
-            if stem in images:
-                pair = sorted((images[stem][0], path))
-                raise Failure(f"{pair[0]} and {pair[1]} would both become {stem}.bin; rename one")
-            images[stem] = (path, status.st_size, status.st_mtime_ns)
-    if others:
-        say(f"{src}: {len(others)} other files ignored ({listing(sorted(others))})")
-    if not images and not bad:
-        raise Failure(f"{src}: contains no image ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return dict(sorted(images.items())), bad
-
-
-def take_some(images: dict, bad: list, limit: int, sample: int, seed: int) -> tuple:
-    """Return the first `limit` or a random `sample` of `images` and `bad`, in their form; 0: all of them."""
-    names = sorted(images.keys() | {name for name, _, _ in bad})
-    if max(limit, sample) > len(names):
-        raise Failure(f"there are {len(names)} images, fewer than the {max(limit, sample)} asked for")
-    if sample:
-        names = random.Random(seed).sample(names, sample)
-    taken = set(names[:limit] if limit else names)
-    return ({name: image for name, image in images.items() if name in taken},
-            [image for image in bad if image[0] in taken])
 
 
 def take_share(images: dict, bad: list, share: tuple) -> tuple:
@@ -396,8 +339,11 @@ def main() -> int:
     check_pillow()
     if not args.src.is_dir():
         raise Failure(f"{args.src}: no such folder")
-    images, bad = take_some(*find_images(args.src), args.limit, args.sample, args.seed)
-    images, bad = take_share(images, bad, args.share)
+    images, bad = find_images(args.src)
+    empty = without_images(args.src, images)
+    if empty:
+        say(f"{args.src}: {len(empty)} folders without a readable image: {listing(empty)}")
+    images, bad = take_share(*take_some(images, bad, args.limit, args.sample, args.seed), args.share)
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
               "dtype": "uint8", "layout": "HWC"}
     if not args.aipp:
@@ -420,6 +366,10 @@ def main() -> int:
     report_bad(args, bad, total)
     for name, _, _ in bad:
         images.pop(name, None)
+    lost = set(without_images(args.src, images)) & {class_folder(args.src, path) for _, path, _ in bad}
+    lost = sorted(lost - set(empty))
+    if lost and not (args.limit or args.sample or args.share[1] > 1):
+        say(f"{args.src}: {len(lost)} folders of which no image could be read: {listing(lost)}")
     digest = hashlib.sha256()
     for name, (_, size, mtime_ns) in images.items():
         digest.update(f"{name} {size} {mtime_ns}\n".encode(errors="surrogateescape"))

@@ -71,7 +71,7 @@ model() { # 1 and 3: sets onnx
   [[ $weights == /* ]] ||
     step "1 Model: demo weights" python3 "$tools/make_demo.py" "$images" "$labels" "$weights"
   if [[ $weights == *.onnx ]]; then onnx=$weights && return; fi
-  step "3 Conversion: PyTorch to ONNX" python3 "$suite/xception_pth2onnx.py" "$weights" "$onnx"
+  step "3 Conversion: PyTorch to ONNX" python3 "$suite/xception_pth2onnx.py" "$weights" "$onnx" ${state_dict:+"$state_dict"}
 }
 
 compile_om() { # BATCH: 3
@@ -93,12 +93,12 @@ tensors() { # [--share=R/W]: 4
   step "4 Data set: info file" python3 "$suite/gen_dataset_info.py" bin ./prep_dataset ./xception.info 299 299
 }
 
-label_file() { # 4: sets labels to a val_label.txt, made from class folders, a CSV or ImageNet's ground truth
+label_file() { # 4: sets labels to a val_label.txt of these images, with classes of the network
   rm -f classes.txt
-  [[ $labels != */val_label.txt || -n $subset ]] || return 0
   step "4 Data set: labels" python3 "$tools/labels.py" "$labels" val_label.txt ${synsets:+"--synsets=$synsets"} \
-    --names=classes.txt ${subset:+--of=./prep_dataset}
-  labels=$PWD/val_label.txt
+    "--network=$onnx" "--images=$images" ${partial:+"$partial"} \
+    ${subset:+"$subset"} ${seed:+"$seed"} --names=classes.txt
+  labels=val_label.txt
 }
 
 infer() { # BATCH OM OUT: 5, and with --sweep the pure inference of 7
@@ -114,16 +114,15 @@ measure_reference() { # 6: sets reference to the accuracy of plain PyTorch on th
   [[ $reference == measure ]] || return 0
   [[ -z $score ]] || bins=(./share*of*/prep_dataset)
   step "6 Accuracy: PyTorch reference" python3 "$tools/pytorch_reference.py" "$weights" "$images" "$labels" \
-    "--resize=$resize" "--interpolation=$interpolation" --of "${bins[@]}" >reference.txt
+    "--resize=$resize" "--interpolation=$interpolation" ${state_dict:+"$state_dict"} --of "${bins[@]}" >reference.txt
   reference=$(<reference.txt)
 }
 
 accuracy() { # BATCH FIRST_BATCH: 6; a missed gate (status 1) is reported at the end, after the tables
   local command status=0
   command=(python3 "$suite/imagenet_acc_eval.py" "result/${results}_bs$1" "$labels" . "result_bs$1.json"
-    "--reference=$reference" --max-drop=1.0 "--details=details_bs$1.csv")
+    "--reference=$reference" --max-drop=1.0 "--details=details_bs$1.csv" ${partial:+"$partial"})
   (($1 == $2)) || command+=("--same-as=result_bs$2.json")
-  [[ $on_error == fail ]] || command+=(--allow-missing)
   banner "6 Accuracy, batch $1" "${command[@]}"
   run "${command[@]}" >"accuracy_bs$1.txt" || status=$?
   ((status <= 1)) || die "$status" "step \"6 Accuracy, batch $1\" failed with exit status $status"
@@ -145,6 +144,8 @@ work_share() { # BATCH...: one rank's share of the images (docs/multi-chip.md)
   lock "$name.lock" "$workdir/$name"
   mkdir -p "$name"
   cd "$name"
+  [[ $onnx == /* ]] || onnx=../$onnx
+  label_file
   tensors "--share=$share"
   for batch in "$@"; do infer "$batch" "../xception_bs$batch.om" "../result/dumpShares_bs$batch/$name"; done
   printf 'share %s is done; once all are, run the same command with --score in one process\n' "$share"
@@ -178,10 +179,10 @@ main() {
     exit
   fi
   [[ $folder == . ]] || separate_folder
+  label_file
   if [[ -n $study ]]; then
     step "6 Recipe and precision" python3 "$tools/study.py" run "--onnx=$onnx" "--batch_size=${batches[0]}" \
-      "--images=$images" "--labels=$labels" ${synsets:+"--synsets=$synsets"} ${aipp:+--aipp} "--on-error=$on_error" \
-      ${subset:+"$subset"} ${seed:+"$seed"}
+      "--images=$images" "--labels=$PWD/$labels" ${aipp:+--aipp} "--on-error=$on_error" ${subset:+"$subset"} ${seed:+"$seed"}
     return
   elif [[ -n $score ]]; then
     step "5 Offline inference: shares" python3 "$tools/shares.py" verify "${batches[@]}"
@@ -189,7 +190,6 @@ main() {
     tensors
     for batch in "${batches[@]}"; do infer "$batch" "./xception_bs$batch.om" "result/dumpOutput_bs$batch"; done
   fi
-  label_file
   measure_reference
   for batch in "${batches[@]}"; do accuracy "$batch" "${batches[0]}"; done
   summary

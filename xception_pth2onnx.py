@@ -1,52 +1,44 @@
 #!/usr/bin/env python3
 """Export an Xception checkpoint to ONNX, opset 11, with torch 2.5 or later, and check that both compute the same.
 
-Usage:    python3 xception_pth2onnx.py CHECKPOINT OUT.onnx [--allow-nonfinite]
+Usage:    python3 xception_pth2onnx.py CHECKPOINT OUT.onnx [--state_dict KEY] [--allow-nonfinite]
 Example:  python3 xception_pth2onnx.py xception-c0a72b38.pth.tar xception.onnx
           xception.onnx: opset 11, 128 nodes, 1000 classes; largest difference from PyTorch 4.5e-07 (limit 1e-04)
 
-CHECKPOINT is a state dict of tensors, plain or under `state_dict`, names with or without
-`module.`, the last layer named fc or last_linear. It is read with weights_only=True: a pickle
-that runs code is refused, and so is one whose tensors claim more bytes than the file has, or
-that takes more memory or time to read than its size allows. NaN and infinite weights are refused
-unless --allow-nonfinite is given. The published file, xception-c0a72b38.pth.tar, must have md5
+CHECKPOINT is a state dict of tensors, plain or in a dictionary, under the prefixes that trainers
+add, of torch.save or safetensors (docs/troubleshooting.md lists the forms). If there are several,
+averaged weights (EMA) are taken, and this is said; --state_dict KEY takes another. It is read with
+weights_only=True: a pickle that runs code is refused, and so is one whose tensors claim more bytes
+than the file has, or that takes more memory or time to read than its size allows. NaN and infinite
+weights are refused unless --allow-nonfinite is given. The published file, xception-c0a72b38.pth.tar, must have md5
 203a36dce3e49d45e5d742efbad5ba65.
 
 OUT.onnx: an ONNX ModelProto, float32; input `image` (batch, 3, 299, 299), output `class`
 (batch, num_classes), logits; batch is dynamic. BatchNorm is folded into the convolutions.
-metadata_props record its origin: weights_md5, weights_file, torch_version, exporter_sha256 and,
-for demo weights, note. An OUT.onnx with the same origin is kept.
+metadata_props record its origin: weights_md5, weights_file, state_dict (as given), torch_version,
+exporter_sha256 and, for demo weights, note. An OUT.onnx with the same origin is kept.
 """
 import hashlib
 import math
-import os
-import pickle
 import platform
-import re
-import resource
-import select
-import signal
 import warnings
 from pathlib import Path
 
-from common import model
+from common import checkpoints, model
+from common.checkpoints import shape_of
 from common.cli import Failure, import_openvino, listing, need, parser_of, printable, run, say
 from common.files import hash_of, read, write
-from common.jobs import end_with_parent
+from common.filetypes import refuse
+from common.onnx_file import ONNX_LIMIT
 
 OLDEST_PYTHON = "3.9"  # of that torch
 OLDEST_TORCH = "2.5"  # its torch.onnx.export has dynamo=False; before 1.13 there was no weights_only
 TOLERANCE = 1e-4  # of the largest logit; float32 engines differ by about 1e-6 here
-ROOM = 256 << 20  # bytes that reading a checkpoint may take in addition to twice its size
-CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # CPU time that reading may take; a file of 92 MB takes 0.1 s
-WALL_FACTOR = 20  # seconds of waiting per second of CPU time: for a busy machine or slow disk
-NAME_LIMIT = 200  # characters of a tensor's name; the network's longest has 33, and 7 for "module."
-NOTE_LIMIT = 500  # characters
-ONNX_LIMIT = 2 << 30  # bytes, protobuf's own
+EXPORTER = ("common/checkpoints.py", "common/xception.py", "xception_pth2onnx.py")
 HERE = Path(__file__).resolve().parent
 
 
-def provenance(checkpoint: Path) -> dict:
+def provenance(checkpoint: Path, asked=None) -> dict:
     """Return what determines the ONNX file's content: {name: value}, strings, for its metadata_props."""
     digest = hash_of(checkpoint, "md5")
     if checkpoint.name == model.PUBLISHED_NAME and digest != model.PUBLISHED_MD5:
@@ -54,10 +46,11 @@ def provenance(checkpoint: Path) -> dict:
             f"{checkpoint}: md5 is {digest}, the published file's is {model.PUBLISHED_MD5}; download it "
             "again, or rename other weights"
         )
-    sources = b"".join((HERE / name).read_bytes() for name in ("common/xception.py", "xception_pth2onnx.py"))
+    sources = b"".join((HERE / name).read_bytes() for name in EXPORTER)
     return {
         "weights_md5": digest,
         "weights_file": printable(checkpoint.name),
+        "state_dict": asked or "",
         "torch_version": torch_version(),
         "exporter_sha256": hashlib.sha256(sources).hexdigest(),
     }
@@ -88,106 +81,20 @@ def is_current(path: Path, expected: dict) -> bool:
     return all(properties.get(key) == value for key, value in expected.items())
 
 
-def read_checkpoint(path: Path):
-    """Return what torch.save wrote, without running code from the file; raises Failure that names the file."""
+def load_checkpoint(path: Path, asked=None) -> tuple:
+    """Return common.checkpoints.load_checkpoint of Xception."""
+    from common.xception import Xception
+
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn about is refused, here or as not a state dict
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wants = re.findall(r"GLOBAL \S+|Unsupported operand \d+", str(error)) + [type(error).__name__]
-        raise Failure(f"{path}: refused: contains more than tensors, or uses another pickle protocol than 2 "
-                      f"({wants[0][:200]}); save its state_dict() with torch.save") from error
-    except Exception as error:  # any: torch raises nearly every type on a damaged file
-        raise Failure(f"{path}: not a PyTorch checkpoint, or damaged ({type(error).__name__}: {str(error)[:200]})"
-                      ) from error
+    with torch.device("meta"):  # names only: no time spent on random weights
+        names = set(Xception().state_dict())
+    return checkpoints.load_checkpoint(path, names, asked)
 
 
-def rehearse(path: Path):
-    """Read the checkpoint in a child process with bounded memory and time; raises Failure if it fails.
-
-    A few bytes of pickle can request gigabytes or hours, in one C call that nothing in this process can interrupt.
-    """
-    size = path.stat().st_size
-    seconds = CPU_SECONDS + size // BYTES_A_SECOND
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            bound(2 * size + ROOM, seconds)
-            read_checkpoint(path)
-            os.write(writer, b"read")
-        except Failure as error:
-            if "MemoryError" not in str(error) and "can't allocate memory" not in str(error):
-                os.write(writer, printable(str(error)).encode())
-        finally:
-            os._exit(0)  # also if there was not enough memory for the message
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        in_time = select.select([pipe], [], [], WALL_FACTOR * seconds)[0]  # CPU time does not pass in a deadlock
-        if not in_time:
-            os.kill(child, signal.SIGKILL)
-        outcome = pipe.read().decode()
-    os.waitpid(child, 0)
-    if not in_time:
-        raise Failure(f"{path}: reading it did not finish in {WALL_FACTOR * seconds} s; rerun on an idle machine, or "
-                      "download the file again")
-    if not outcome:
-        raise Failure(f"{path}: refused: reading it takes more memory or time than {size:,} bytes should, or crashes "
-                      "torch; it is damaged or malicious")
-    if outcome != "read":
-        raise Failure(outcome)
-
-
-def bound(memory: int, seconds: int):
-    """Limit this child process to `memory` bytes in addition to what it has, and to `seconds` of CPU time."""
-    end_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    for kind, limit in ((resource.RLIMIT_AS, pages * resource.getpagesize() + memory), (resource.RLIMIT_CPU, seconds)):
-        before = [most for most in resource.getrlimit(kind) if most != resource.RLIM_INFINITY]
-        resource.setrlimit(kind, (min([limit, *before]),) * 2)
-
-
-def load_checkpoint(path: Path) -> tuple:
-    """Read a checkpoint without running code from it.
-
-    Returns ({name: tensor} under the network's names, note or None). Raises Failure, naming the file, if it is not a
-    checkpoint, contains code, or claims values that it does not have.
-    """
-    import torch
-
-    rehearse(path)
-    content = read_checkpoint(path)
-    # dict.items and torch.Tensor.detach, as a pickle may put attributes of these names on its objects
-    content = dict(dict.items(content)) if isinstance(content, dict) else {"state_dict": content}
-    note, state = content.get("note"), content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(
-            isinstance(name, str) and len(name) < NAME_LIMIT and isinstance(value, torch.Tensor)
-            for name, value in dict.items(state)):
-        raise Failure(f"{path}: contains no state dict (expected names and tensors, plain or under `state_dict`)")
-    renamed, stored = {}, {}
-    for spelling, value in dict.items(state):
-        name, tensor = re.sub(r"^last_linear\.", "fc.", re.sub(r"^module\.", "", spelling)), torch.Tensor.detach(value)
-        if name in renamed:
-            raise Failure(f"{path}: contains {name} twice, under two spellings")
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or \
-                tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise Failure(f"{path}: {name} claims {shape_of(tensor)} values, which are not in the file")
-        renamed[name], storage = tensor, tensor.untyped_storage()
-        stored[storage.data_ptr()] = storage.nbytes()
-    if sum(stored.values()) > path.stat().st_size:  # compressed, or created by a call
-        raise Failure(f"{path}: refused: its tensors claim {sum(stored.values()):,} bytes, the file has "
-                      f"{path.stat().st_size:,}: not written by torch.save")
-    return renamed, printable(note)[:NOTE_LIMIT] if isinstance(note, str) else None
-
-
-def shape_of(tensor) -> str:
-    """Return a tensor's shape for a message: an untrusted one may have a million dimensions."""
-    return str(list(tensor.shape[:8]))
+def without_ones(tensor) -> list:
+    """Return a tensor's shape without sides of 1."""
+    return [side for side in tensor.shape if side != 1]
 
 
 def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
@@ -196,12 +103,18 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
 
     import torch
 
-    if "fc.weight" not in state or state["fc.weight"].dim() != 2:
-        raise Failure(f"{path}: no two-dimensional fc.weight (or last_linear.weight): not Xception weights")
-    if not state["fc.weight"].numel():
-        raise Failure(f"{path}: fc.weight is empty: the network has no classes")
+    head = state.get("fc.weight")
+    if head is None or head.dim() < 2:
+        raise Failure(f"{path}: its last layer (fc, last_linear, classifier or head) has no weight of shape "
+                      "[num_classes, 2048]: not Xception weights")
+    if head.shape[0] < 2:
+        raise Failure(f"{path}: its last layer has {head.shape[0]} values; top-1 needs 2 classes or more, with a value "
+                      "for each (not one for a sigmoid)")
+    if "fc.bias" not in state:
+        raise Failure(f"{path}: its last layer has a weight, but no bias; add one of zeros to the state dict: "
+                      f"state['fc.bias'] = torch.zeros({head.shape[0]})")
     with torch.device("meta"):  # shapes only: no time spent on random weights
-        network = Xception(num_classes=state["fc.weight"].shape[0])
+        network = Xception(num_classes=head.shape[0])
     expected = network.state_dict()
     for name in expected:  # checkpoints older than torch 0.4.1 lack these counters, which eval mode never reads
         if name.endswith("num_batches_tracked"):
@@ -209,11 +122,15 @@ def build_network(path: Path, state: dict, allow_nonfinite: bool = False):
     problems = []
     missing = [name for name in expected if name not in state]
     if missing:
-        problems.append(f"{len(missing)} missing ({listing(missing)})")
+        unsaved = all(name.rpartition(".")[2].startswith("running_") for name in missing)
+        problems.append(f"{len(missing)} missing ({listing(missing)}"
+                        f"{': save state_dict(), which parameters() lack these of' if unsaved else ''})")
     extra = [name for name in state if name not in expected]
     if extra:
         problems.append(f"{len(extra)} unknown ({listing(extra)})")
     for name in expected.keys() & state.keys():
+        if without_ones(state[name]) == without_ones(expected[name]):  # a pointwise kernel as a matrix, for instance
+            state[name] = state[name].reshape(expected[name].shape)
         if state[name].is_floating_point() and state[name].shape == expected[name].shape:
             state[name] = state[name].float()  # only these: a million others may share one storage
         if state[name].shape != expected[name].shape or state[name].dtype != expected[name].dtype:
@@ -284,19 +201,21 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("onnx", metavar="OUT.onnx", type=Path)
+    parser.add_argument("--state_dict", metavar="KEY", help="which one, of several in the file")
     parser.add_argument("--allow-nonfinite", action="store_true", help="convert NaN and infinite weights too")
     args = parser.parse_args()
     if args.onnx.exists() and args.checkpoint.exists() and args.onnx.samefile(args.checkpoint):
         parser.error(f"{args.onnx}: would replace the checkpoint")
 
+    refuse(args.checkpoint, "a PyTorch checkpoint")
     cure = "export on another machine, and copy the .onnx (README section 3)"
     need("Python", platform.python_version(), OLDEST_PYTHON, cure)
     need("torch", torch_version(), OLDEST_TORCH, cure)
-    metadata = provenance(args.checkpoint)
+    metadata = provenance(args.checkpoint, args.state_dict)
     if is_current(args.onnx, metadata):
         print(f"{args.onnx}: up to date with the weights (md5 {metadata['weights_md5']})")
         return 0
-    state, note = load_checkpoint(args.checkpoint)
+    state, note = load_checkpoint(args.checkpoint, args.state_dict)
     if note:
         metadata["note"] = note
         say(f"{args.checkpoint}: {note}")

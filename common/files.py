@@ -179,6 +179,11 @@ def encoding_of(path) -> str:
     return "utf-8-sig"
 
 
+def decoded(path, limit: int) -> str:
+    """Return a text file's content, in UTF-8 or UTF-16, of at most `limit` bytes; raises Failure, or UnicodeError."""
+    return read(path, limit).decode(encoding_of(path))
+
+
 def lines(path):
     """Yield (number, line) of a text file that a user brings, in UTF-8 or UTF-16, lines ended as on any system.
 

@@ -7,49 +7,18 @@ import re
 import warnings
 from pathlib import Path
 
-from common.cli import Failure, listing, need, say
+from common.cli import Failure, listing, say
 from common.files import lines, read, read_json
+from common.images import image_name, is_leftover
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # in any case
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # not EPS: Pillow would start Ghostscript
-OLDEST_PILLOW = "7.2"  # the guide's; older ones were not run
 MANIFEST = "manifest.json"  # img_preprocess.py writes it next to the tensors
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-def image_name(path) -> str:
-    """Return the name that identifies an image in all steps: its file name up to the first dot."""
-    return os.path.basename(path).split(".")[0]
-
-
-def check_pillow():
-    """Raise Failure (status 4) if Pillow is too old, before each image is reported as unreadable."""
-    import PIL
-
-    need("Pillow", PIL.__version__, OLDEST_PILLOW, "install requirements.txt")
-
-
-def open_image(path, formats=IMAGE_FORMATS):
-    """Return Pillow's image of `path`, of which only the header is read.
-
-    Raises whatever Pillow raises on an unreadable file, and ValueError if it has none of `formats`.
-    """
-    import PIL
-    from PIL import Image
-
-    if int(PIL.__version__.split(".")[0]) >= 8:
-        return Image.open(path, formats=formats)
-    image = Image.open(path)  # without `formats`; nothing is decoded yet
-    if image.format not in (*formats, "MPO"):  # several JPEGs in one file; Pillow takes it for a JPEG
-        image.close()
-        raise ValueError(f"cannot read image format {image.format}")
-    return image
-
-
 def bins_of(folder) -> list:
     """Return the image names of the tensors in a folder, NAME.bin, in no order."""
-    return [name[:-len(".bin")] for name in os.listdir(folder) if name.endswith(".bin")]
+    return [name[:-len(".bin")] for name in os.listdir(folder) if name.endswith(".bin") and not is_leftover(name)]
 
 
 def read_manifest(folder):
@@ -68,11 +37,36 @@ def read_manifest(folder):
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
-def class_id(text: str, _place: str) -> int:
-    """Return a class id; raises ValueError on anything else."""
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError(text)
-    return int(text)
+def whole_number(text: str) -> int:
+    """Return a class id, also as spreadsheets write it: 65, 65.0, "65,0", 6.5E+01; raises ValueError on others.
+
+    Three zeros after the mark may be thousands, and 1E+02 may have been 103: both are refused.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})(?:[.,](?:0{0,2}|0{4,9}))?", text)
+    if found:
+        return int(found.group(1))
+    found = re.fullmatch(r"([0-9])[.,]([0-9]{1,9})[eE]\+?0{0,2}([0-9])", text)
+    if found:
+        digits, places = found.group(2), int(found.group(3))
+        if len(digits) >= places and not digits[places:].strip("0"):
+            return int(found.group(1) + digits[:places])
+    raise ValueError(text)
+
+
+def class_id(text: str, place: str) -> int:
+    """Return a class id; raises Failure that starts with `place`."""
+    try:
+        return whole_number(text)
+    except ValueError as error:
+        lost = re.fullmatch(r"[0-9.,]+([eE]\+?[0-9]+)?", text)
+        raise Failure(f"{place}: {text[:40]!r} is not a class id" + (
+            " (a spreadsheet may have changed it: format its column as whole numbers)" if lost else
+            "; tools/labels.py converts synsets and other forms")) from error
+
+
+def bare(name: str) -> str:
+    """Return a name without its folder, written on whichever system."""
+    return re.split(r"[\\/]", name)[-1]
 
 
 def read_pairs(path, rows, class_of=class_id) -> dict:
@@ -86,12 +80,10 @@ def read_pairs(path, rows, class_of=class_id) -> dict:
         fields = line.split()
         if not fields:
             continue
-        try:
-            name, text = fields
-            name = re.split(r"[\\/]", name)[-1]  # without its folder, written on whichever system
-            found[name] = class_of(text, f"{path}:{number}")
-        except ValueError as error:
-            raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"") from error
+        if len(fields) != 2:
+            raise Failure(f"{path}:{number}: {line[:80]!r} is not \"NAME CLASS\"; tools/labels.py converts other forms")
+        name = bare(fields[0])
+        found[name] = class_of(fields[1], f"{path}:{number}")
         image = image_name(name)
         if image in images:
             raise Failure(f"{path}:{number}: {image} appears twice")
@@ -105,6 +97,24 @@ def read_labels(path) -> dict:
     if not labels:
         raise Failure(f"{path}: contains no label")
     return labels
+
+
+def match(things: dict, labels: dict, thing: str, cures: tuple, allow_missing: bool) -> list:
+    """Return the images of `labels`, sorted, that are not in `things` ({image: path} of a `thing`, dump for instance).
+
+    Raises Failure, with one of `cures`, on a thing without a label and, without `allow_missing`, the reverse.
+    """
+    unlabeled = [path for image, path in things.items() if image not in labels]
+    if unlabeled and len(unlabeled) == len(things):
+        raise Failure(f"none of the {len(things)} {thing}s has a label: {unlabeled[0]} is of image "
+                      f"{next(iter(things))!r}, a label of {next(iter(labels))!r}; a line of the labels is "
+                      "\"NAME.JPEG CLASS\" with the image's own name, compared up to its first dot")
+    if unlabeled:
+        raise Failure(f"{len(unlabeled)} of {len(things)} {thing}s have no label: {listing(unlabeled)}; {cures[0]}")
+    missing = sorted(labels.keys() - things.keys())
+    if missing and not allow_missing:
+        raise Failure(f"{len(missing)} of {len(labels)} labels have no {thing}: {listing(missing)}; {cures[1]}")
+    return missing
 
 
 # --- info file ------------------------------------------------------------------------------------------------------
@@ -152,7 +162,7 @@ def find_dumps(folder: Path) -> dict:
     shares = sorted(path.name for path in folder.glob("share*of*") if path.is_dir())
     for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
         path = os.path.join(folder, name)
-        if os.path.splitext(name)[1] not in (".txt", ".bin"):
+        if os.path.splitext(name)[1] not in (".txt", ".bin") or is_leftover(os.path.basename(name)):
             others += [name] * (image_name(name) not in shares)  # ais_bench of 2022 writes sumary.json here
             continue
         image, output = dump_of(name)

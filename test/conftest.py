@@ -20,8 +20,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-# Of a script's background job it is ignored, and so by all that it starts: bash could not even trap it
+# Of a script's background job, or under nohup, they are ignored, and so by all that it starts: bash could not even trap
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 CLASSES, SIDE = 6, 8  # of the small network
 SUITE = Path(__file__).resolve().parent.parent

@@ -164,7 +164,6 @@ CASES = {  # name: (content, or a function of the path that makes it; the answer
     "with space.JPEG": (encoded(), "a name with white space"),
     "tab\there.JPEG": (encoded(), "a name with white space"),
     "new\nline.JPEG": (encoded(), "a name with white space"),
-    ".hidden.JPEG": (encoded(), "nothing before the first dot"),
     "quote'd\"$(id)`id`.JPEG": (encoded(), GOOD),
     "-rf.JPEG": (encoded(), GOOD),
     "--help.JPEG": (encoded(), GOOD),

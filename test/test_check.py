@@ -49,7 +49,7 @@ def test_nothing_is_there(tmp_path):
 
 def test_published_weights_that_are_damaged(args, tmp_path):
     args.weights = tmp_path / "xception-c0a72b38.pth.tar"
-    args.weights.write_bytes(b"PK, cut short")
+    args.weights.write_bytes(b"\x80\x02.")
     args.weights, path = str(args.weights), args.weights
     with pytest.raises(Failure, match="md5 is [0-9a-f]{32}, the published file's is 203a36dce3e49d45e5d742efbad5ba65"):
         check.check_weights(args)
@@ -74,13 +74,12 @@ def test_images_and_labels_that_do_not_belong_together(args, tmp_path):
     rows = args.labels.read_text().splitlines()
     args.labels = tmp_path / "val_label.txt"
     args.labels.write_text("\n".join(rows[1:]))
-    with pytest.raises(Failure, match=f"1 of 45 images have no label in .*: {rows[0].split('.')[0]}"):
+    with pytest.raises(Failure, match=f"1 of 45 images have no label: .*{rows[0].split('.')[0]}"):
         check.check_data_set(args)
     args.labels.write_text("\n".join([*rows, "more.JPEG 1"]))
-    with pytest.raises(Failure, match="1 of 46 labels have no image in .*: more"):
+    with pytest.raises(Failure, match="1 of 46 labels have no image: more"):
         check.check_data_set(args)
     args.limit = "40"  # leaves out images, and so labels
-    del args.found_images
     with pytest.raises(Failure, match="1 of 40 images have no label"):
         args.labels.write_text("\n".join(rows[1:]))
         check.check_data_set(args)

@@ -22,7 +22,8 @@ def test_every_step_ran_and_the_tables_say_what_they_are(default_job):
     titles = re.findall(r"^== (\d[^\n]*)$", default_job.stderr, re.MULTILINE)
     assert titles == [
         "1 Model: demo weights", "3 Conversion: PyTorch to ONNX", "3 Conversion: ONNX to om, batch 1",
-        "3 Conversion: ONNX to om, batch 16", "4 Data set: images to tensors", "4 Data set: info file",
+        "3 Conversion: ONNX to om, batch 16", "4 Data set: labels", "4 Data set: images to tensors",
+        "4 Data set: info file",
         "5 Offline inference, batch 1", "5 Offline inference, batch 16",
         "6 Accuracy: PyTorch reference", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
         "7 Summary",

@@ -157,7 +157,7 @@ def weight(change) -> bytes:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sparse and quantized tensors are in beta
-        return torch_saves({"fc.weight": change(torch, torch.ones(10, 2048))})
+        return torch_saves({**dict.fromkeys(NAMES, zeros(1)), "fc.weight": change(torch, torch.ones(10, 2048))})
 
 
 def zeros(*shape, dtype="float32"):
@@ -167,6 +167,7 @@ def zeros(*shape, dtype="float32"):
 
 
 NAME = text("fc.weight")
+NAMES = re.findall(r"^\S+\.\w+", (SUITE / "test/xception_state_dict.tsv").read_text(), re.MULTILINE)
 EXCESS = "takes more memory or time than"
 NO_STATE = "no state dict"
 CHECKPOINTS = {  # name: (function that returns the file's content, text of the message)
@@ -183,26 +184,25 @@ CHECKPOINTS = {  # name: (function that returns the file's content, text of the 
     "100 GB of bytes": (lambda: archive(call("__builtin__ bytearray", number(10**11))), EXCESS),
     "hash that never ends": (lambda: archive(mapping((laughs(20), b"N"))), EXCESS),
     "300 names of one tensor, 4 MB each as float32": (lambda: torch_saves(dict.fromkeys(
-        ["fc.weight", *re.findall(r"^\S+\.\w+", (SUITE / "test/xception_state_dict.tsv").read_text(), re.MULTILINE)],
-        zeros(1 << 10, 1 << 10, dtype="float16"))), "keys do not fit"),
+        NAMES, zeros(1 << 10, 1 << 10, dtype="float16"))), "keys do not fit"),
     # other kinds of tensors and names
     "meta tensor": (lambda: weight(lambda torch, ones: ones.to("meta")), "not in the file"),
     "sparse tensor": (lambda: weight(lambda torch, ones: ones.to_sparse()), "not in the file"),
     "quantized tensor": (lambda: weight(lambda torch, ones: torch.quantize_per_tensor(ones, 1.0, 0, torch.qint8)),
-                         "qint8"),
-    "no classes": (lambda: torch_saves({"fc.weight": zeros(0, 2048)}), "fc.weight is empty"),
+                         "keys do not fit"),
+    "no classes": (lambda: weight(lambda torch, ones: ones[:0]), "its last layer has 0 values"),
     "50,000 dimensions": (lambda: archive(mapping(
-        (NAME, tensor(2048, (1, 2048), (2048, 1))),
-        (text("bn1.weight"), tensor(2048, (1,) * 50_000, (1,) * 50_000))), bytes(8192)), "bn1.weight is"),
+        *((text(name), tensor(4096, (1,), (1,))) for name in NAMES), (NAME, tensor(4096, (2, 2048), (2048, 1))),
+        (text("bn1.weight"), tensor(4096, (1,) * 50_000, (1,) * 50_000))), bytes(16384)), "bn1.weight is"),
     "name of 10 MB": (lambda: archive(mapping((text("n" * 10_000_000), tensor(1, (1,), (1,)))), bytes(4)), NO_STATE),
     "name that is a number": (lambda: torch_saves({5: zeros(1)}), NO_STATE),
-    "name with control characters": (lambda: torch_saves({"fc.weight": zeros(1, 2048), "\x1b[2J": zeros(1)}),
+    "name with control characters": (lambda: torch_saves({**dict.fromkeys(NAMES, zeros(2, 2048)), "\x1b[2J": zeros(1)}),
                                      "1 unknown (\\x1b[2J)"),
     "detach replaced on a tensor": (lambda: weight(lambda torch, ones: setattr(ones, "detach", "text") or ones),
                                     "keys do not fit"),
     "items replaced on the state dict": (lambda: archive(
         call("collections OrderedDict") + mapping((text("items"), text("x")), (text("keys"), text("x"))) + b"b"),
-        "no two-dimensional fc.weight"),
+        "an empty dictionary"),
 }
 
 
@@ -393,7 +393,7 @@ SCORED = {"result/dumpOutput_device0/a_1.txt": b"1 2 3 \n", "l.txt": b"a.JPEG 1\
 PERF = "result/perf_vision_batchsize_1_device_0.txt"
 ONE_TENSOR = {"x.info": b"0 ./t.bin 8 8\n"}
 PIPES = [  # (command, the pipe that it would wait for without end, other files)
-    ((CONVERT, "x.pth", "x.onnx"), "x.pth", {}), ((CONVERT, "x.pth", "x.onnx"), "x.onnx", {"x.pth": b""}),
+    ((CONVERT, "x.pth", "x.onnx"), "x.pth", {}), ((CONVERT, "x.pth", "x.onnx"), "x.onnx", {"x.pth": b"\x80\x02."}),
     (CHECK_OM, "x.om", {}), (RUN_OM, "x.om", {}), ((INFER, "x.om", "result/out", "--round=1"), "x.om", {}),
     (RUN, "x.info", {}), (PASS_ON, "x.info", {}), (PASS_ON, "manifest.json", ONE_TENSOR), (RUN, "./t.bin", ONE_TENSOR),
     ((SUITE / "gen_dataset_info.py", "jpg", "val", "x.info"), "val/a.jpg", {}),
@@ -645,7 +645,7 @@ def test_weights_are_never_a_command(tmp_path):
     weights.write_bytes(b"cposix\nsystem\n(S'touch TRACE'\ntR.")
     done = run("bash", SUITE / "run_all.sh", "--engine=host", f"--weights={weights}", "--datasets_path",
                SUITE / "test/data", "--workdir", tmp_path / "work", cwd=tmp_path, status=3)
-    assert f"xception_pth2onnx.py: {weights}: refused" in done.stderr
+    assert f"xception_pth2onnx.py: {weights}: not a PyTorch checkpoint, but text (" in done.stderr
     assert not list(tmp_path.rglob("TRACE"))
     assert not list((tmp_path / "work").glob("*.onnx*"))
 

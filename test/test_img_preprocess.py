@@ -459,18 +459,19 @@ def test_names_end_at_their_first_dot(prepare, tmp_path):
 
 
 def test_other_files_are_named(prepare, images):
-    for name in ("val_label.txt", "sub/Thumbs.db", "archive.tar", "zip", "ILSVRC.JPEG.part1"):
+    for name in ("val_label.txt", "sub/notes.txt", "archive.tar", "zip", "ILSVRC.JPEG.part1"):
         (images / name).parent.mkdir(exist_ok=True)
         (images / name).write_text("x")
     assert prepare()[1] == ("src: 5 other files ignored "
-                            "(src/ILSVRC.JPEG.part1, src/archive.tar, src/sub/Thumbs.db and 2 more)\n")
+                            "(src/ILSVRC.JPEG.part1, src/archive.tar, src/sub/notes.txt and 2 more)\n"
+                            "src: 1 folders without a readable image: sub\n")
 
 
-def test_a_linked_folder_is_named_and_a_linked_image_is_read(prepare, images, tmp_path):
+def test_a_linked_folder_and_a_linked_image_are_read(prepare, images, tmp_path):
     save(tmp_path / "elsewhere/d.png")
     (images / "n03").symlink_to(tmp_path / "elsewhere")
     (images / "link.png").symlink_to(tmp_path / "elsewhere/d.png")
-    assert prepare() == ("4 tensors in dst (4 made, 0 kept)\n", "src: 1 other files ignored (src/n03)\n")
+    assert prepare() == ("5 tensors in dst (5 made, 0 kept)\n", "")
     written = np.fromfile(tmp_path / "dst/link.bin", "<u4")
     np.testing.assert_array_equal(written, reference(tmp_path / "elsewhere/d.png", 16, 12).ravel())
 

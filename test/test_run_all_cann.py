@@ -32,7 +32,7 @@ NOT_ON_AN_NPU_HOST = ("torch", "torchvision", "openvino", "matplotlib")
 
 TITLES = [
     "work directory", "3 Conversion: ONNX to om, batch 1", "3 Conversion: ONNX to om, batch 16",
-    "4 Data set: images to tensors", "4 Data set: info file", "5 Offline inference, batch 1",
+    "4 Data set: labels", "4 Data set: images to tensors", "4 Data set: info file", "5 Offline inference, batch 1",
     "5 Offline inference, batch 16", "6 Accuracy, batch 1", "6 Accuracy, batch 16",
     "7 Summary",
 ]
@@ -819,7 +819,7 @@ def test_scoring_resumes_once_the_labels_are_fixed(finished, inputs, run, work, 
     labels, rest = tmp_path / "own/val_label.txt", inputs.labels.read_text()
     labels.write_text(rest.partition("\n")[2])
     bad = run("--datasets_path=own")
-    assert failed_step(bad) == "6 Accuracy, batch 1"
+    assert failed_step(bad) == "4 Data set: labels"
     assert (bad.status, bad.calls) == (3, [])
     labels.write_text(rest)
     good = run("--datasets_path=own")

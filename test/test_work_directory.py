@@ -287,9 +287,8 @@ def test_the_onnx_does_not_replace_the_checkpoint(tmp_path):
     assert (tmp_path / "x.pth").read_bytes() == b"PK"
 
 
-@pytest.mark.parametrize("text", ["a.JPEG,1\rb.JPEG,2\r", 'image,label\na.JPEG,"1\nb.JPEG,2\n'])
-def test_a_csv_that_is_invalid(text, tmp_path):
-    (tmp_path / "l.csv").write_text(text, newline="")
+def test_a_csv_that_is_invalid(tmp_path):
+    (tmp_path / "l.csv").write_text('image,label\na.JPEG,"1\nb.JPEG,2\n')
     done = run(sys.executable, SUITE / "tools/labels.py", "l.csv", "out.txt", cwd=tmp_path, status=3)
     assert done.stderr.startswith("labels.py: l.csv:") and "unexpected" not in done.stderr
 

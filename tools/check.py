@@ -15,6 +15,7 @@ Example:  bash run_all.sh --check --weights xception-c0a72b38.pth.tar --datasets
 Imported by tools/options.py, whose functions find a run's inputs. It reads and hashes files, and writes nothing.
 If the terminal's encoding lacks the marks, "ok" and "FAIL" replace them.
 """
+import contextlib
 import os
 import re
 import shutil
@@ -24,15 +25,16 @@ from pathlib import Path
 import chips
 import engines
 import options
-from common import model
+from common import images, model
+from common.checkpoints import check_pickle
 from common.cli import Failure, listing, printable
 from common.files import free_space, hash_of, read
-from common.formats import image_name, read_labels
+from common.filetypes import refuse
+from common.onnx_file import read_onnx
 
 TENSOR, TENSOR_UINT8 = 12 * model.SIDE ** 2, 3 * model.SIDE ** 2  # bytes, as float32 and as uint8
 DUMP, MODEL = {"txt": 10_000, "bin": 4_000}, 92_000_000  # bytes: a dump; a checkpoint, ONNX or om (docs/formats.md)
 STUDIED = (4, 2)  # recipes and precisions of run_all.sh --study (docs/precision.md)
-CHECKPOINT_STARTS = (b"PK", b"\x80\x02")  # torch.save's zip, and the pickle protocol 2 of older releases
 VERSION_FILE = "ascend_toolkit_install.info"
 VERSION_LEVELS = 6  # folders above atc that may contain it
 VERSION_LIMIT = 1 << 20  # bytes
@@ -67,11 +69,11 @@ def check_weights(args) -> str:
     if not args.weights:
         return "demo weights, fitted to the photos; they cannot classify ImageNet"
     options.find_weights(args)
-    if not args.weights.endswith(".onnx"):
-        with open(args.weights, "rb") as file:
-            start = file.read(2)
-        if start not in CHECKPOINT_STARTS:
-            raise Failure(f"{args.weights}: neither a PyTorch checkpoint nor an .onnx")
+    if args.weights.endswith(".onnx"):
+        refuse(args.weights, "an ONNX file")
+        read_onnx(args.weights)
+    else:
+        check_pickle(args.weights)
     md5 = hash_of(args.weights, "md5")
     if os.path.basename(args.weights) == model.PUBLISHED_NAME and md5 != model.PUBLISHED_MD5:
         raise Failure(f"{args.weights}: md5 is {md5}, the published file's is {model.PUBLISHED_MD5}; download it "
@@ -81,41 +83,42 @@ def check_weights(args) -> str:
 
 def find_images(args) -> tuple:
     """Return the run's images and the unreadable ones among them, as img_preprocess.py finds them."""
-    import img_preprocess
-
     if not hasattr(args, "found_images"):  # the tree may have millions of files
-        args.found_images = img_preprocess.take_some(*img_preprocess.find_images(Path(args.images)),
-                                                     int(args.limit or 0), int(args.sample or 0), int(args.seed or 0))
-    return args.found_images
+        args.found_images = images.find_images(args.images)
+    return images.take_some(*args.found_images, *subset(args))
 
 
-def find_labels(args) -> dict:
-    """Return {image: class id}, as the run reads the labels."""
-    from labels import read_source, read_synsets
+def subset(args) -> tuple:
+    """Return the run's limit, sample and seed, as take_some takes them."""
+    return int(args.limit or 0), int(args.sample or 0), int(args.seed or 0)
 
-    labels = Path(args.labels)
-    if labels.name == "val_label.txt" and not labels.is_dir():
-        return read_labels(labels)
-    found, _ = read_source(labels, read_synsets(Path(args.synsets)) if args.synsets else ({}, {}), None)
-    return {image_name(name): label for name, label in found.items()}
+
+def find_classes(args):
+    """Return the number of the network's classes, None before it was exported from these weights."""
+    from labels import network_classes
+
+    weights, exported = args.weights or "", Path(args.workdir, "xception.onnx")
+    if weights.endswith(".onnx"):
+        return network_classes(weights)
+    with contextlib.suppress(Failure, FileNotFoundError):
+        if weights and read_onnx(exported)["metadata"].get("weights_md5") == hash_of(weights, "md5"):
+            return network_classes(exported)
+    return None if weights else model.NUM_CLASSES
 
 
 def check_data_set(args) -> str:
     """Return the number of images, all labeled; raises Failure if an image lacks a label or a label an image."""
+    from labels import labels_of
+
     find_data_set(args)
-    images, unreadable = find_images(args)
+    found, unreadable = find_images(args)
     left_out = f"{len(unreadable)} images cannot be used: " \
                f"{listing(f'{path}: {reason}' for _, path, reason in unreadable)}"
     if unreadable and args.on_error == "fail":
         raise Failure(f"{left_out}; fix them, or pass --on-error skip")
-    labels = find_labels(args)
-    unlabeled = sorted(images.keys() - labels.keys())
-    gone = sorted(labels.keys() - images.keys() - {name for name, _, _ in unreadable})
-    if unlabeled:
-        raise Failure(f"{len(unlabeled)} of {len(images)} images have no label in {args.labels}: {listing(unlabeled)}")
-    if gone and not (args.limit or args.sample or args.on_error == "skip"):
-        raise Failure(f"{len(gone)} of {len(labels)} labels have no image in {args.images}: {listing(gone)}")
-    return f"{len(images)} images, each with its label{f'; {left_out}' if unreadable else ''}"
+    labels_of(Path(args.labels), Path(args.synsets) if args.synsets else None, None, find_classes(args), args.images,
+              args.found_images, subset(args), args.on_error == "skip")
+    return f"{len(found)} images, each with its label{f'; {left_out}' if unreadable else ''}"
 
 
 def find_data_set(args):

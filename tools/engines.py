@@ -20,7 +20,7 @@ from _root import ROOT
 from common import model
 from common.cli import Failure
 from common.files import hash_of, located, read, read_json, size_of, write
-from common.formats import image_name
+from common.images import image_name
 from host.om import ASCEND_MAGIC
 
 BINARY = f"benchmark.{platform.machine()}"

@@ -44,7 +44,8 @@ import engines
 from common import cli
 from common.cli import Failure, listing, parser_of, positive, progress, run, say
 from common.files import free_space, hash_of, hold, located, read, read_json, write
-from common.formats import DUMP_LIMIT, MANIFEST, dump_of, image_name, info_text, read_dump, read_info, read_manifest
+from common.formats import DUMP_LIMIT, MANIFEST, dump_of, info_text, read_dump, read_info, read_manifest
+from common.images import image_name
 from common.jobs import end_with_parent
 from engines import ENGINES, WORK
 

@@ -1,23 +1,26 @@
 #!/usr/bin/env python3
 """Write val_label.txt from any of the usual forms of labels.
 
-Usage:    python3 tools/labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--of BINS]
-                  [--names NAMES.txt]
+Usage:    python3 tools/labels.py SOURCE OUT.txt [--synsets MAP] [--folders sorted|number] [--network FILE.onnx]
+                  [--images DIR [--limit N | --sample N [--seed S]] [--allow-missing]] [--of BINS] [--names NAMES.txt]
 Example:  python3 tools/labels.py /data/imagenette/val val_label.txt --synsets LOC_synset_mapping.txt
           3925 labels in val_label.txt, 10 classes, from class folders
 
-SOURCE is recognized by its content:
+SOURCE is recognized by its content (docs/labels.md lists the forms):
   lines "NAME CLASS"     val_label.txt itself
-  a folder               of class folders, DIR/CLASS/IMAGE; classes count from 0 in order of the folders' names, as
-                         torchvision's ImageFolder counts them (--folders number: the name is the class id)
-  CSV                    a column of image names, and one of class ids or synsets; more columns or another order
-                         need a header (image, label), as Kaggle's LOC_val_solution.csv has
+  a folder               of class folders, DIR/CLASS/.../IMAGE; classes count from 0 in order of the folders' names, as
+                         torchvision's ImageFolder counts them; names that are 0 to N-1 are class ids
+                         (--folders number: any number is). Without class folders: images with a synset in each name
+  CSV                    by comma, semicolon, tab or bar: a column of image names, and one of classes; more columns or
+                         another order need a header (image, label), as Kaggle's LOC_val_solution.csv has
   one number per line    ILSVRC2012_validation_ground_truth.txt of ImageNet's development kit, which orders the
                          classes differently, from 1 to 1000: needs MAP
-MAP assigns classes to synsets (n01440764): the kit's meta.mat (read by scipy) or map_clsloc.txt, or
-LOC_synset_mapping.txt or synset_words.txt, one line per synset. A class id is the synset's place in sorted order,
-from 0, as in ImageNet's usual networks.
+MAP (--synsets or --class_list) assigns class ids to synsets (n01440764) or to names: the kit's meta.mat (read by scipy)
+or map_clsloc.txt, LOC_synset_mapping.txt, a list of names in class order, "0 name" in each line, Keras' JSON index.
 
+--network FILE.onnx: the number of classes must be the network's.
+--images DIR: each image in DIR must have a label and, without --allow-missing, each label an image. With --limit or
+--sample, which take the same images as those of img_preprocess.py, only their labels are written.
 --of BINS keeps only the images that have a .bin in that folder.
 --names NAMES.txt also writes the names of the class folders, one line per class from class 0, for report.py; with any
 other SOURCE no file is written.
@@ -31,95 +34,135 @@ from pathlib import Path
 
 import _root
 
-from common.cli import Failure, listing, parser_of, printable, run
-from common.files import lines, size_of, write
-from common.formats import IMAGE_SUFFIXES, bins_of, image_name, read_pairs
+from class_maps import SYNSET, read_map
+from common.cli import Failure, listing, parser_of, positive, printable, run, say
+from common.files import lines, write
+from common.formats import bare, bins_of, match, read_pairs, whole_number
+from common.images import (
+    IMAGE_SUFFIXES,
+    SYNSET_IN_NAME,
+    class_folder,
+    class_folders,
+    find_images,
+    image_name,
+    suffix_of,
+    take_some,
+    without_images,
+)
+from common.model import BACKGROUND_CLASSES, NUM_CLASSES
+from common.onnx_file import classes_of, read_onnx
 
-SYNSET = re.compile(r"n\d{8}")
-IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000  # of the validation set
+IMAGENET_IMAGES = 50_000  # of the validation set
 # Names of the image and class columns in a CSV's header, in lower case, without spaces and underscores
 IMAGE_COLUMNS = {"image", "imageid", "imagename", "imagepath", "img", "file", "filename", "filepath", "name", "path"}
 CLASS_COLUMNS = {"class", "classid", "classindex", "label", "labelid", "target", "category", "categoryid", "synset",
                  "wnid", "predictionstring"}
-MAT_LIMIT = 64 << 20  # bytes; the kit's meta.mat has about a million
+DELIMITERS = "\t;,|"  # the first of these in the first row; a comma beside semicolons is a decimal one
 
 
-def read_synsets(path: Path) -> tuple:
-    """Return ({synset: class id}, {number in the development kit: class id}) of a MAP; the latter may be empty."""
-    if path.suffix == ".mat":
-        numbers = read_meta_mat(path)
-    else:
-        rows = [line.split() for _, line in lines(path) if line.strip()]
-        numbers = {row[0]: int(row[1]) if re.fullmatch(r"[0-9]{1,4}", " ".join(row[1:2])) else None for row in rows}
-        if not rows or len(numbers) < len(rows) or not all(SYNSET.fullmatch(name) for name in numbers):
-            raise Failure(f"{path}: not a list of synsets, \"n01440764 tench\" in each line, each once")
-    ids = {name: place for place, name in enumerate(sorted(numbers))}
-    numbered = None not in numbers.values() and sorted(numbers.values()) == list(range(1, len(numbers) + 1))
-    return ids, {number: ids[name] for name, number in numbers.items()} if numbered else {}
+# --- classes --------------------------------------------------------------------------------------------------------
+
+def network_classes(path) -> int:
+    """Return the number of classes of an ONNX file, without ImageNet's background; None if the file does not say."""
+    classes = classes_of(read_onnx(path))
+    return NUM_CLASSES if classes == BACKGROUND_CLASSES else classes
 
 
-def read_meta_mat(path: Path) -> dict:
-    """Return {synset: number} of the leaves in the development kit's meta.mat."""
-    if size_of(path) > MAT_LIMIT:
-        raise Failure(f"{path}: too large for ImageNet's meta.mat")
+def class_of(text: str, place: str, ids: dict) -> int:
+    """Return the id of a class written as a number, or as a name of `ids`; raises Failure that starts with `place`."""
     try:
-        from scipy.io import loadmat
-
-        table = loadmat(path, squeeze_me=True)["synsets"]
-        return {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in table if int(row["num_children"]) == 0}
-    except ImportError as error:
-        raise Failure(f"{path}: needs scipy to be read (pip install scipy); map_clsloc.txt does not", 4) from error
-    except Exception as error:  # any: a damaged file makes loadmat raise nearly every type
-        raise Failure(f"{path}: not ImageNet's meta.mat ({type(error).__name__})") from error
-
-
-def class_of(text: str, place: str, synsets: dict) -> int:
-    """Return the id of a class written as a number or a synset; raises Failure that starts with `place`."""
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return int(text)
-    if text in synsets:
-        return synsets[text]
+        return ids[text] if text in ids else whole_number(text)
+    except ValueError:
+        pass
     if SYNSET.fullmatch(text):
-        raise Failure(f"{place}: {text}" + (": not in --synsets" if synsets else ": a synset; pass its class id with "
+        raise Failure(f"{place}: {text}" + (": not in --synsets" if ids else ": a synset; pass its class id with "
                                               "--synsets LOC_synset_mapping.txt"))
-    raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset")
+    if re.fullmatch(r"[0-9.,]+([eE]\+?[0-9]+)?", text):
+        raise Failure(f"{place}: {text[:40]!r}: a spreadsheet may have changed it; format its column as whole numbers")
+    raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset"
+                  f"{' or name of the class list' if ids else ''}")
 
 
-def class_folders(source: Path) -> list:
-    """Return the names of the class folders, in order of class."""
-    return sorted(entry.name for entry in source.iterdir() if entry.is_dir())
+# --- folders --------------------------------------------------------------------------------------------------------
+
+def from_folder(source: Path, found: tuple, ids: dict, folders: str, classes: int) -> tuple:
+    """Return ({image: class id}, kind) of a folder, of which `found` is find_images'; raises Failure if it is open."""
+    images, names = {image: path for image, (path, _, _) in found[0].items()}, class_folders(source)
+    loose = [path for path in images.values() if not class_folder(source, path)]
+    if not names or len(loose) == len(images):
+        return from_names(source, list(images.values()), ids, classes), "the synsets in the images' names"
+    if loose:
+        raise Failure(f"{source}: {len(loose)} images are in no class folder: {listing(loose)}; move them into their "
+                      "class's folder")
+    ids = folder_ids(source, names, ids, folders, classes)
+    empty = without_images(source, found[0])
+    if empty:
+        say(f"{source}: {len(empty)} class folders without an image: {listing(empty)}; each counts as a class")
+    return {os.path.basename(path): ids[class_folder(source, path)] for path in images.values()}, "class folders"
 
 
-def from_folders(source: Path, synsets: dict, folders: str) -> dict:
-    """Return {image: class id} of class folders; raises Failure if their order is ambiguous."""
-    names = class_folders(source)
-    if not names:
-        raise Failure(f"{source}: contains no class folders")
-    hidden = [name for name in names if name.startswith(".")]
-    if hidden:  # such as .ipynb_checkpoints, which would be class 0 and shift all others
-        raise Failure(f"{source}: {listing(hidden)}: hidden folders are not classes; remove them")
-    if synsets:
-        ids = {name: class_of(name, str(source), synsets) for name in names}
-    elif all(SYNSET.fullmatch(name) for name in names) and len(names) != IMAGENET_CLASSES:
-        raise Failure(f"{source}: {len(names)} of ImageNet's {IMAGENET_CLASSES} synsets; pass their class ids with "
+def folder_ids(source: Path, names: list, ids: dict, folders: str, classes: int) -> dict:
+    """Return {class folder: class id}; raises Failure that says which question is open."""
+    numbers = [int(name) for name in names if re.fullmatch("[0-9]{1,9}", name)]
+    if ids:
+        unknown = [name for name in names if name not in ids]
+        if unknown:
+            raise Failure(f"{source}: {len(unknown)} folders are not in the class list: {listing(unknown)}; remove "
+                          "them, or pass the list that names them")
+        return {name: ids[name] for name in names}
+    if folders == "number":
+        return {name: class_of(name, str(source), {}) for name in names}
+    if len(numbers) == len(names) and folders is None:
+        return number_ids(source, names, numbers, classes)
+    if all(map(SYNSET.fullmatch, names)) and classes in (None, NUM_CLASSES) and len(names) != NUM_CLASSES:
+        raise Failure(f"{source}: {len(names)} of ImageNet's {NUM_CLASSES} synsets; pass their class ids with "
                       "--synsets LOC_synset_mapping.txt")
-    elif folders == "number":
-        ids = {name: class_of(name, str(source), {}) for name in names}
-    elif folders is None and all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        raise Failure(f"{source}: folders named by numbers, which sort differently by name ({listing(names)}); write "
-                      "val_label.txt with tools/labels.py and --folders sorted (by name, as torchvision's ImageFolder) "
-                      "or --folders number, whichever the network was trained with")
-    else:
-        ids = {name: place for place, name in enumerate(names)}
-    found = {}
-    for name in names:
-        for image in sorted(os.listdir(source / name)):
-            if Path(image).suffix.lower() in IMAGE_SUFFIXES:
-                if image in found:
-                    raise Failure(f"{source}: {image} is in two class folders; rename one")
-                found[image] = ids[name]
-    return found
+    if classes not in (None, len(names)):
+        cure = "remove the folders that are no classes" if len(names) > classes else \
+            "make an empty folder for each class that has no image"
+        raise Failure(f"{source}: {len(names)} class folders ({listing(names)}), but the network has {classes} "
+                      "classes: which folder is which class? Pass the names of all classes, in class order, with "
+                      f"--class_list FILE, or {cure}")
+    return {name: place for place, name in enumerate(names)}
 
+
+def number_ids(source: Path, names: list, numbers: list, classes: int) -> dict:
+    """Return {class folder: class id} of folders named by numbers: a gapless range from 0 or 1, otherwise Failure."""
+    first, size, by_name = min(numbers), classes or len(names), numbers == sorted(numbers)
+    if first not in (0, 1) or sorted(numbers) != list(range(first, first + size)) or not (classes or by_name):
+        problem = "which sort differently by name" if not by_name else f"but not 0 to {size - 1}"
+        raise Failure(f"{source}: {len(names)} folders named by numbers, {problem} ({listing(names)})"
+                      f"{f', while the network has {classes} classes' if classes else ''}; write val_label.txt with "
+                      "tools/labels.py and --folders number (the names are class ids) or --folders sorted (by name, as "
+                      "torchvision's ImageFolder), whichever the network was trained with")
+    if first:
+        say(f"{source}: the class folders count from 1; folder 1 is taken as class 0")
+    if not by_name:
+        say(f"{source}: the folders' names are taken as class ids; by name ({listing(names)}), as torchvision's "
+            "ImageFolder has it, they would be others (tools/labels.py --folders sorted)")
+    return {name: number - first for name, number in zip(names, numbers)}
+
+
+def from_names(source: Path, paths: list, ids: dict, classes: int) -> dict:
+    """Return {image: class id} of images with a synset in each name, as Hugging Face's export has them."""
+    synsets = {path: set(SYNSET_IN_NAME.findall(image_name(path))) for path in paths}
+    unclear = [path for path, found in synsets.items() if len(found) != 1]
+    if len(unclear) == len(paths):
+        raise Failure(f"{source}: contains no class folders, and no images with a synset in the name; pass labels with "
+                      "--labels FILE")
+    if unclear:
+        raise Failure(f"{source}: {len(unclear)} of {len(paths)} images have not one synset in the name: "
+                      f"{listing(unclear)}; pass labels with --labels FILE")
+    names = sorted(set.union(*synsets.values()))
+    if not ids and len(names) != (classes or NUM_CLASSES):
+        raise Failure(f"{source}: the images' names have {len(names)} of {classes or NUM_CLASSES} synsets; pass their "
+                      "class ids with --synsets LOC_synset_mapping.txt")
+    ids = ids or {name: place for place, name in enumerate(names)}
+    say(f"{source}: no class folders; labels are the synsets in the images' names, such as {names[0]}")
+    return {os.path.basename(path): class_of(*found, path, ids) for path, found in synsets.items()}
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
 
 def from_numbers(source: Path, numbers: list, devkit: dict) -> dict:
     """Return {image: class id} of ImageNet's ground-truth file: a number of the development kit per image, in order."""
@@ -134,9 +177,24 @@ def from_numbers(source: Path, numbers: list, devkit: dict) -> dict:
     return {f"ILSVRC2012_val_{place + 1:08}.JPEG": devkit[number] for place, number in enumerate(numbers)}
 
 
-def columns_of(source: Path, first: list) -> tuple:
-    """Return (index of the image column, of the class column, True if the `first` row is a header) of a CSV."""
-    if any(SYNSET.fullmatch(word) or word.isdecimal() for field in first[1:] for word in field.split()[:1]):
+def delimiter_of(first: str) -> str:
+    """Return the delimiter of a table by its first row, "" of lines "NAME CLASS"."""
+    words = first.split()
+    if len(words) == 2 and words[0][-1] not in DELIMITERS and '"' not in first and is_class(words[1]):
+        return ""
+    return next((mark for mark in DELIMITERS if mark in first), " " if len(words) == 2 else "")
+
+
+def is_class(text: str) -> bool:
+    """Return True if a field holds a class id or a synset, perhaps with boxes behind it, as Kaggle's."""
+    return any(SYNSET.fullmatch(word) or re.fullmatch(r"[0-9]+([.,][0-9]*)?([eE]\+?[0-9]+)?", word)
+               for word in text.split()[:1])
+
+
+def columns_of(source: Path, first: list, ids: dict) -> tuple:
+    """Return (index of the image column, of the class column, True if the `first` row is a header) of a table."""
+    if any(is_class(field) or field in ids for field in first[1:]) or \
+            suffix_of(first[0].strip()) in IMAGE_SUFFIXES:
         if len(first) == 2:
             return 0, 1, False
         raise Failure(f"{source}: {len(first)} columns without a header; add one that names image and label")
@@ -150,64 +208,123 @@ def columns_of(source: Path, first: list) -> tuple:
     raise Failure(f"{source}: ambiguous header ({listing(first, 9)}); name the columns image and label")
 
 
-def from_csv(source: Path, rows: list, synsets: dict) -> dict:
-    """Return {image: class id} of CSV rows, [(line number, text)], in the columns that columns_of finds."""
-    found, columns = {}, None
-    for number, fields in zip((number for number, _ in rows), csv.reader(text for _, text in rows)):
+def from_table(source: Path, rows: list, mark: str, ids: dict) -> dict:
+    """Return {image: class id} of a CSV's rows, [(line number, text)], in the columns that columns_of finds."""
+    found, images, columns = {}, set(), None
+    reader = csv.reader((text for _, text in rows), delimiter=mark, skipinitialspace=True)
+    for fields in reader:
+        place = f"{source}:{rows[reader.line_num - 1][0]}"
+        if not any(field.strip() for field in fields):
+            continue  # a spreadsheet's empty row
         if columns is None:
-            columns = columns_of(source, fields)
+            columns, width = columns_of(source, fields, ids), len(fields)
             if columns[2]:
                 continue
-        if len(fields) <= max(columns[:2]):
-            raise Failure(f"{source}:{number}: not \"image,class\"")
-        words = fields[columns[1]].split() or [""]  # Kaggle's solution: the synset, then boxes
-        name = re.split(r"[\\/]", fields[columns[0]].strip())[-1]
-        if not name or name in found:
-            raise Failure(f"{source}:{number}: " + (f"{name} appears twice" if name else "an image without name"))
-        found[name] = class_of(words[0], f"{source}:{number}", synsets)
+        if len(fields) <= max(columns[:2]) or any(field.strip() for field in fields[width:]):
+            raise Failure(f"{place}: not \"image,class\"")
+        name, text = bare(fields[columns[0]].strip()), fields[columns[1]].strip()
+        if not name or image_name(name) in images:
+            raise Failure(f"{place}: " + (f"{name} appears twice" if name else "an image without name"))
+        images.add(image_name(name))
+        # Kaggle's solution: the synset, then boxes
+        found[name] = class_of(text if text in ids else (text.split() or [""])[0], place, ids)
     return found
 
 
-def read_source(source: Path, synsets: tuple, folders: str) -> tuple:
-    """Return ({image: class id}, the kind of SOURCE); raises Failure naming an invalid line."""
-    if source.is_dir():
-        return from_folders(source, synsets[0], folders), "class folders"
+def from_text(source: Path, ids: dict, devkit: dict) -> tuple:
+    """Return ({image: class id}, kind) of a text file; raises Failure naming an invalid line."""
     rows = [(number, line) for number, line in lines(source) if line.strip()]
+    mark = re.fullmatch("sep=(.)", rows[0][1].strip().strip('"')) if rows else None  # for Excel
+    rows = rows[1:] if mark else rows
     if not rows:
         raise Failure(f"{source}: empty")
     if all(re.fullmatch(r"\s*[0-9]{1,9}\s*", text) for _, text in rows):
-        return from_numbers(source, [int(text) for _, text in rows], synsets[1]), "ImageNet's ground truth"
-    if "," in rows[0][1]:
-        try:
-            return from_csv(source, rows, synsets[0]), "CSV"
-        except csv.Error as error:
-            raise Failure(f"{source}: not a CSV: {error}") from error
-    return read_pairs(source, rows, lambda text, place: class_of(text, place, synsets[0])), "lines of name and class"
+        return from_numbers(source, [int(text) for _, text in rows], devkit), "ImageNet's ground truth"
+    mark = mark.group(1) if mark else delimiter_of(rows[0][1])
+    if not mark:
+        return read_pairs(source, rows, lambda text, place: class_of(text, place, ids)), "lines of name and class"
+    try:
+        return from_table(source, rows, mark, ids), "CSV"
+    except csv.Error as error:
+        raise Failure(f"{source}: not a CSV: {error}") from error
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+def labels_of(source: Path, class_map=None, folders=None, classes=None, images=None, found=None, some=(0, 0, 0),
+              allow_missing=False) -> tuple:
+    """Return ({image: class id}, kind) of SOURCE, in order of name, checked against network and images.
+
+    class_map: path of MAP; classes: the network's; images: the folder of the run's images, of which `some`, take_some's
+    (limit, sample, seed), are run, and `found` what find_images found there. Raises Failure.
+    """
+    ids, devkit = read_map(class_map) if class_map else ({}, {})
+    if ids and classes not in (None, len(set(ids.values()))):
+        raise Failure(f"{class_map}: {len(set(ids.values()))} classes, but the network has {classes}; pass the list of "
+                      "its own classes")
+    if source.is_dir():
+        own = found if found and os.path.samefile(source, images) else find_images(source)
+        labels, kind = from_folder(source, own, ids, folders, classes)
+    else:
+        labels, kind = from_text(source, ids, devkit)
+    blank = [name for name in labels if name.split() != [name]]
+    if blank:
+        raise Failure(f"{source}: names with white space: {listing(blank)}; rename them")
+    above = [name for name, label in labels.items() if classes and label >= classes]
+    if above:
+        cure = "the labels count from 1: subtract 1 from each" if min(labels.values()) == 1 and \
+            max(labels.values()) == classes else "pass the labels of its own classes"
+        raise Failure(f"{source}: {above[0]} has class {labels[above[0]]}, but the network's {classes} classes are 0 "
+                      f"to {classes - 1}; {cure}")
+    if found:
+        images, bad = take_some(*found, *some)
+        taken = images.keys() | {image for image, _, _ in bad}
+        by_image = {image_name(name): name for name in labels}
+        needed = by_image.keys() - {image for image, _, _ in bad}
+        if some[0] or some[1]:
+            needed &= images.keys()
+            labels = {name: label for name, label in labels.items() if image_name(name) in taken}
+        gone = match({image: path for image, (path, _, _) in images.items()}, dict.fromkeys(sorted(needed)), "image", (
+            "label them, or remove them",
+            "add them, remove these lines, or pass --allow-missing (run_all.sh: --on-error skip)"), allow_missing)
+        if gone:
+            say(f"{source}: {len(gone)} of {len(labels)} labels have no image ({listing(gone)})")
+    return dict(sorted(labels.items())), kind
 
 
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("out", metavar="OUT.txt", type=Path)
-    parser.add_argument("--synsets", metavar="MAP", type=Path, help="class ids of the synsets")
+    parser.add_argument("--synsets", "--class_list", metavar="MAP", type=Path, help="class ids of synsets or names")
     parser.add_argument("--folders", choices=("sorted", "number"), help="class ids from the sorted order of the "
                         "folders (default), or from their names")
-    parser.add_argument("--names", metavar="NAMES.txt", type=Path, help="write the names of class folders")
+    parser.add_argument("--network", metavar="FILE.onnx", type=Path, help="whose number of classes must fit")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="the images must be those that have labels")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N images of DIR")
+    some.add_argument("--sample", type=positive, default=0, metavar="N", help="only N images of DIR, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="for --sample (default: %(default)s)")
+    parser.add_argument("--allow-missing", action="store_true", help="labels may lack their image")
     parser.add_argument("--of", metavar="BINS", type=Path, help="only images that have a .bin in this folder")
+    parser.add_argument("--names", metavar="NAMES.txt", type=Path, help="write the names of class folders")
     args = parser.parse_args()
+    if not args.images and (args.limit or args.sample or args.allow_missing):
+        parser.error("--limit, --sample and --allow-missing need --images")
 
-    labels, kind = read_source(args.source, read_synsets(args.synsets) if args.synsets else ({}, {}), args.folders)
+    labels, kind = labels_of(args.source, args.synsets, args.folders,
+                             network_classes(args.network) if args.network else None, args.images,
+                             find_images(args.images) if args.images else None,
+                             (args.limit, args.sample, args.seed), args.allow_missing)
     if args.of:
         taken = set(bins_of(args.of))
         labels = {name: label for name, label in labels.items() if image_name(name) in taken}
     if not labels:
         raise Failure(f"{args.source}: contains no image{f' that has a .bin in {args.of}' if args.of else ''}")
-    blank = [name for name in labels if name.split() != [name]]
-    if blank:
-        raise Failure(f"{args.source}: names with white space: {listing(blank)}; rename them")
-    if args.names and args.source.is_dir() and not args.synsets and args.folders != "number":
-        write(args.names, "".join(f"{printable(name)}\n" for name in class_folders(args.source)))
-    write(args.out, "".join(f"{name} {label}\n" for name, label in sorted(labels.items())))
+    names = class_folders(args.source) if kind == "class folders" and not args.synsets else []
+    if args.names and not all(name.isdecimal() for name in names):
+        write(args.names, "".join(f"{printable(name)}\n" for name in names))
+    write(args.out, "".join(f"{name} {label}\n" for name, label in labels.items()))
     print(f"{len(labels)} labels in {args.out}, {len(set(labels.values()))} classes, from {kind}")
     return 0
 

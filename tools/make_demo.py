@@ -23,7 +23,8 @@ from _root import ROOT
 from common import model
 from common.cli import Failure, parser_of, run, say
 from common.files import replacing
-from common.formats import image_name, read_labels
+from common.formats import read_labels
+from common.images import image_name
 
 SEED = 299
 VIEWS = 4  # random crops of each photo to learn from

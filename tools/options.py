@@ -30,6 +30,7 @@ import engines
 import shares
 from common import cli, model
 from common.cli import Failure, parser_of, run, say
+from common.images import IMAGE_SUFFIXES, SYNSET_IN_NAME, class_folders, image_name, suffix_of
 from compile_om import PRECISIONS
 from host.contract import PATH_RULE
 
@@ -87,7 +88,9 @@ def parse(words: list) -> argparse.Namespace:
     inputs.add_argument("--datasets_path", metavar="DIR", type=name, help="contains imagenet/val or val, with "
                         "val_label.txt beside it or class folders in it")
     inputs.add_argument("--labels", metavar="FILE", type=name, help="labels in another form (tools/labels.py --help)")
-    inputs.add_argument("--synsets", metavar="MAP", type=name, help="class ids of ImageNet's synsets, for --labels")
+    inputs.add_argument("--synsets", "--class_list", metavar="MAP", type=name, help="class ids of ImageNet's synsets, "
+                        "or of other class names (docs/labels.md)")
+    inputs.add_argument("--state_dict", metavar="KEY", type=name, help="which of several state dicts in --weights")
     subset = inputs.add_mutually_exclusive_group()
     subset.add_argument("--limit", metavar="N", type=number, help="the first N images only, in a separate folder")
     subset.add_argument("--sample", metavar="N", type=number, help="N images drawn at random, in a separate folder")
@@ -174,14 +177,20 @@ def find_data_set(args):
         if args.labels:
             labels = Path(args.labels)
         elif not labels.is_file() or not labels.stat().st_size:
-            with os.scandir(images) as entries:
-                labels = images if any(entry.is_dir() for entry in entries) else None
+            labels = images if class_folders(images) or names_have_synsets(images) else None
         if labels:
             args.images, args.labels = os.path.realpath(images), os.path.realpath(labels)
             args.synsets = os.path.realpath(args.synsets) if args.synsets else ""
             return
     raise Failure(f"{top}: contains neither imagenet/val with imagenet/val_label.txt, nor val with val_label.txt or "
                   "class folders (README section 4)")
+
+
+def names_have_synsets(folder) -> bool:
+    """Return True if the first image of a folder has a synset in its name, as those of Hugging Face's export."""
+    with os.scandir(folder) as entries:
+        first = next((entry.name for entry in entries if suffix_of(entry.name) in IMAGE_SUFFIXES), "")
+    return bool(SYNSET_IN_NAME.search(image_name(first)))
 
 
 def find_weights(args):
@@ -258,7 +267,8 @@ def needed_packages(args) -> list:
     """Return the modules that this run imports."""
     exported = (args.weights or "").endswith(".onnx")
     needed = ["numpy", "PIL", "tqdm"] + ["onnx", "openvino"] * (args.atc_engine == "host" or not exported)
-    return needed + ["torch"] * (not exported) + ["torchvision"] * (not args.weights)
+    needed += ["torch"] * (not exported) + ["torchvision"] * (not args.weights)
+    return needed + ["safetensors"] * (args.weights or "").endswith(".safetensors")
 
 
 def find_packages(args) -> list:
@@ -294,6 +304,8 @@ def settings(args) -> dict:
         "npu_only": "yes" if is_npu_only(args) else "",
         "weights": args.weights or DEMO_WEIGHTS, "reference": "measure" if args.demo else args.reference,
         "share": f"{args.rank}/{args.world}" if args.world > 1 else "", "RUN_ALL_QUIET": "yes" if cli.quiet else "",
+        "partial": "--allow-missing" if args.on_error == "skip" else "",
+        "state_dict": f"--state_dict={args.state_dict}" if args.state_dict else "",
         "commands": args.commands, "results": "dumpShares" if args.score else "dumpOutput",
     }
     for name in ("atc_engine", "images", "labels", "synsets", "demo", "workdir", "batch_sizes", "resize",

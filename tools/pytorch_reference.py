@@ -2,7 +2,7 @@
 """Measure plain PyTorch's accuracy on labeled images: the reference for a converted model.
 
 Usage:    python3 tools/pytorch_reference.py CHECKPOINT IMAGES val_label.txt [--resize 333]
-                  [--interpolation bilinear|bicubic] [--of BINS...]
+                  [--interpolation bilinear|bicubic] [--state_dict KEY] [--of BINS...]
 Example:  python3 tools/pytorch_reference.py demo.pth.tar test/data/imagenet/val test/data/imagenet/val_label.txt
           93.75,100.0
 
@@ -16,7 +16,8 @@ import _root
 
 from common import model
 from common.cli import Failure, listing, parser_of, run, say
-from common.formats import bins_of, open_image, read_labels
+from common.formats import bins_of, read_labels
+from common.images import find_images, open_image
 
 TOP = 5
 BATCH = 4  # images at a time: fastest on few cores
@@ -51,16 +52,16 @@ def main() -> int:
                         help="short side before the crop, pixels (default: %(default)s)")
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s")
+    parser.add_argument("--state_dict", metavar="KEY", help="which one, of several in the checkpoint")
     parser.add_argument("--of", metavar="BINS", type=Path, nargs="+", help="only images that have a .bin in "
                         "these folders: without those that img_preprocess.py left out")
     args = parser.parse_args()
 
-    from img_preprocess import find_images
     from xception_pth2onnx import build_network, load_checkpoint
 
     import torch
 
-    network = build_network(args.checkpoint, load_checkpoint(args.checkpoint)[0])
+    network = build_network(args.checkpoint, load_checkpoint(args.checkpoint, args.state_dict)[0])
     network = network.to(memory_format=torch.channels_last)
     labels = read_labels(args.labels)
     if args.of:

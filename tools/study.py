@@ -2,7 +2,7 @@
 """Separate the effects of preprocessing recipe and precision on the accuracy, on the CPU.
 
 Usage:    python3 tools/study.py run --onnx FILE --images DIR --labels FILE [--batch_size 1] [--precisions f32,fp16]
-                  [--synsets MAP] [--aipp] [--on-error fail|skip] [--limit N | --sample N [--seed S]]
+                  [--aipp] [--on-error fail|skip] [--limit N | --sample N [--seed S]]
           python3 tools/study.py report STUDY_DIR [--onnx FILE]
 Example:  python3 tools/study.py report work/study --onnx work/xception.onnx
           top-1, % (points from 333 bilinear in f32)
@@ -40,9 +40,9 @@ from common import cli, model
 from common.cli import Failure, parser_of, positive, run, say
 from common.files import read, read_json, write
 from common.jobs import end_with_parent
+from common.onnx_file import ONNX_LIMIT
 from common.runs import paired_rows, read_details
 from compile_om import PRECISIONS
-from xception_pth2onnx import ONNX_LIMIT
 
 import numpy as np
 
@@ -181,16 +181,11 @@ def run_recipe(args, resize: int, interpolation: str, stems: dict):
          f"--on-error={args.on_error}", *subset)
     step("4 Data set: info file", "python3", ROOT / "gen_dataset_info.py", "bin", "./prep_dataset", "./xception.info",
          model.SIDE, model.SIDE)
-    labels = args.labels
-    if subset or os.path.basename(labels) != "val_label.txt":
-        step("4 Data set: labels", "python3", ROOT / "tools/labels.py", labels, "val_label.txt",
-             *([f"--synsets={args.synsets}"] if args.synsets else []), *["--of=./prep_dataset"] * bool(subset))
-        labels = "val_label.txt"
     for precision, stem in stems.items():
         step(f"5 Offline inference, {precision}", "python3", ROOT / "tools/infer.py", f"{stem}.om",
              f"result/dump_{precision}", "--info=./xception.info", f"--batch_size={args.batch_size}", "--engine=host")
         step(f"6 Accuracy, {resize} {interpolation}, {precision}", "python3", ROOT / "imagenet_acc_eval.py",
-             f"result/dump_{precision}", labels, ".", f"result_{precision}.json",
+             f"result/dump_{precision}", args.labels, ".", f"result_{precision}.json",
              f"--details=details_{precision}.csv", *["--allow-missing"] * (args.on_error == "skip"))
 
 
@@ -238,8 +233,7 @@ def main() -> int:
     runs = commands.add_parser("run", help="run every recipe in every precision, then report")
     runs.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="the network")
     runs.add_argument("--images", metavar="DIR", required=True)
-    runs.add_argument("--labels", metavar="FILE", required=True, help="in any form that labels.py reads")
-    runs.add_argument("--synsets", metavar="MAP", help="class ids of ImageNet's synsets, for --labels")
+    runs.add_argument("--labels", metavar="FILE", required=True, help="of these images, as labels.py writes them")
     runs.add_argument("--batch_size", metavar="N", type=positive, default=1, help="default: 1")
     runs.add_argument("--precisions", type=precision_list, default=REQUIRED, metavar="LIST",
                       help="f32,fp16 (default) or f32,fp16,bf16")
