@@ -3,7 +3,7 @@
 
 Usage:    python3 imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json
                   [--reference TOP1,TOP5|published [--max-drop 1.0]] [--same-as OTHER.json]
-                  [--beside OTHER_DIR] [--allow-missing] [--details OUT.csv]
+                  [--beside OTHER_DIR] [--allow-missing] [--classes N] [--details OUT.csv]
 Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt ./ result.json \\
               --reference 78.892,94.292
           top-1   78.35 % (39175 / 50000)   reference  78.892 %   95 % interval 77.99 to 78.71 %
@@ -11,9 +11,11 @@ Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt .
           PASSED: top-1 is 0.542 points below the reference, top-5 is 0.018 points above the reference; a drop of
           less than 1.0 is allowed
 
-DUMP_DIR, or its folders shareRofW (docs/multi-chip.md): IMAGE_1.txt (benchmark) or IMAGE_0.txt
-(ais_bench), one line of space-separated values; or IMAGE_1.bin, little-endian float32; one value
-per class, one file per image.
+DUMP_DIR, its folders shareRofW (docs/multi-chip.md), or the one folder of ais_bench's run in it:
+IMAGE_1.txt (benchmark) or IMAGE_0.txt (ais_bench), one line of space-separated values; IMAGE_1.bin,
+little-endian float32, float16 or float64; or IMAGE_0.npy; one value per class, one file per image. The
+number of classes is that of infer.py's record beside DUMP_DIR or of --classes; without both, .bin dumps
+need ImageNet's 1000 or 1001 float32 values.
 val_label.txt: a line per image, "NAME.JPEG CLASS". An image is identified by its name up to the
 first dot. With 1001 classes, class 0 is the background and each label is raised by 1.
 
@@ -39,7 +41,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from common import model
-from common.cli import Failure, listing, parser_of, printable, progress, run
+from common.cli import Failure, listing, parser_of, positive, printable, progress, run
 from common.files import read, read_json, replacing, write
 from common.formats import DUMP_LIMIT, find_dumps, match, parse_dump, read_dump, read_labels
 from common.jobs import start_worker, workers
@@ -86,6 +88,30 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
                           "folder and run the benchmark again")
 
 
+def values_per_dump(folder: Path, asked, first: str):
+    """Return the number of classes that --classes or infer.py's records beside `folder` state; None of text dumps.
+
+    Raises Failure if nothing states it and dump `first` has no other number than one of bytes: half as many float32
+    values of a float64 dump, or twice as many of a float16 one, would give a believable accuracy.
+    """
+    folder = Path(os.path.abspath(folder))
+    for path in [folder.with_name(f"{folder.name}.json"), *sorted(folder.glob("share*of*.json"))]:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            stated = read_json(path)["classes"]
+            if not isinstance(stated, int) or stated < 1:
+                continue
+            if asked not in (None, stated):
+                raise Failure(f"{path}: dumps of {stated} classes, not the {asked} of --classes")
+            return stated
+    if asked or not first.endswith(".bin"):
+        return asked
+    size = os.path.getsize(first)
+    if size not in (4 * model.NUM_CLASSES, 4 * BACKGROUND_CLASSES):
+        raise Failure(f"{first}: {size:,} bytes are {size / 4:.10g} float32 values or {size / 2:.10g} float16 or "
+                      f"{size / 8:.10g} float64 ones; pass the network's number with --classes N")
+    return None
+
+
 def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
     """Return (rank (N,), top classes (N, up to 5), their probabilities, the true class's) for [(path, label)].
 
@@ -93,17 +119,17 @@ def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
     """
     rows = []
     for path, label in chunk:
-        values = parse_dump(path)
+        values = parse_dump(path, classes)
         if len(values) != classes:
             raise Failure(f"{path}: {len(values)} values, but {first} has {classes}; truncated, or of another model")
         if label >= classes:
             raise Failure(f"{path}: {classes} values, but the label is class {label - (classes == BACKGROUND_CLASSES)}"
-                          "; another model's dumps, or an om with fp16 output (half the bytes)")
+                          "; another model's dumps or labels")
         rows.append(values)
     table = np.stack(rows)
     if not np.isfinite(table).all():
         for path, _ in chunk:
-            read_dump(path)  # raises Failure on the first such dump
+            read_dump(path, classes)  # raises Failure on the first such dump
     labels = np.array([label for _, label in chunk])
     top = highest(table, min(TOP, classes))
     powers = np.exp(table - np.take_along_axis(table, top[:, :1], axis=1))  # softmax, without overflow
@@ -112,13 +138,16 @@ def rank_dumps(chunk: list, first: str, classes: int) -> tuple:
             np.take_along_axis(powers, labels[:, np.newaxis], axis=1))
 
 
-def score(dumps: dict, labels: dict) -> tuple:
-    """Rank every image's true class; return (counts, classes, details).
+def score(dumps: dict, labels: dict, stated) -> tuple:
+    """Rank every image's true class; return (counts, classes, details); `stated` is the network's number of classes.
 
     counts[k] is the number of images with it in the first k + 1; `details` are rank_dumps' arrays for all images.
     """
     first = next(iter(dumps.values()))
-    classes = len(read_dump(first))
+    classes = len(read_dump(first, stated))
+    if stated not in (None, classes):
+        raise Failure(f"{first}: {classes} values, but the network has {stated} classes; truncated, or of another "
+                      "model")
     if classes < 2:
         raise Failure(f"{first}: {classes} values; a classifier has at least 2")
     pairs = [(path, labels[image] + (classes == BACKGROUND_CLASSES)) for image, path in dumps.items()]
@@ -168,7 +197,7 @@ def print_table(counts: list, total: int, reference: dict):
               f"   95 % interval {low:.2f} to {high:.2f} %")
 
 
-def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix: str) -> list:
+def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray) -> list:
     """Return lines that diagnose a top-1 at chance level, with the change of the labels that would fit, if any.
 
     `best` and `own` are int arrays (N,): the class of each dump's highest value, and of its label.
@@ -189,9 +218,6 @@ def doubts(counts: list, classes: int, best: np.ndarray, own: np.ndarray, suffix
         if known and wilson(hits, known)[0] > max(chance, 10):
             text.append(f"with {change} it would be {100 * hits / known:.2f} %: {reason}")
             break
-    if suffix == ".bin" and len(text) == 1:
-        text.append(f"or dumps in fp16, which look like half as many float32 values (here {classes}); compile the om "
-                    "with --output_type=FP32")
     return text
 
 
@@ -257,7 +283,7 @@ def agrees(difference: float, other: Path) -> bool:
     return equal
 
 
-def compare(dumps: dict, other: Path) -> str:
+def compare(dumps: dict, other: Path, classes: int) -> str:
     """Return a line on how `dumps` differ from the dumps of the same images in folder `other`.
 
     It has the number of equal top-5 and the largest difference of a value, relative to the largest magnitude.
@@ -266,7 +292,7 @@ def compare(dumps: dict, other: Path) -> str:
     if theirs.keys() != dumps.keys():
         alone = sorted(theirs.keys() ^ dumps.keys())
         raise Failure(f"{other}: has other images: {listing(alone)} on one side only")
-    table, magnitudes, same = compare_all([(path, theirs[image]) for image, path in dumps.items()])
+    table, magnitudes, same = compare_all([(path, theirs[image]) for image, path in dumps.items()], classes)
     changed = [image for image, equal in zip(dumps, same) if not equal]
     largest = magnitudes.max()
     return (f"compared with {other}: same top-{TOP} on {len(dumps) - len(changed)} of {len(dumps)} images"
@@ -304,6 +330,8 @@ def main() -> int:
                         help=f"fail unless this earlier result (of another batch size) is within {AGREEMENT} points")
     parser.add_argument("--beside", type=Path, metavar="OTHER_DIR",
                         help="compare the values with another run's dumps of the same images (as tools/compare.py)")
+    parser.add_argument("--classes", type=positive, metavar="N", help="values per dump, for .bin dumps of another "
+                        "number than ImageNet's (default: what infer.py recorded)")
     parser.add_argument("--details", type=Path, metavar="OUT.csv",
                         help="write the prediction for each image, for report.py and spreadsheets")
     parser.add_argument("--allow-missing", action="store_true", help="score a partial run: labels may lack their dump")
@@ -320,12 +348,13 @@ def main() -> int:
     partial = [f"partial run: {len(missing)} of {len(labels)} labels have no dump and are not counted "
                f"({listing(missing)})"] if missing else []
     check_age(args.dumps, dumps, args.allow_missing)
-    counts, classes, details = score(dumps, labels)
+    stated = values_per_dump(args.dumps, args.classes, next(iter(dumps.values())))
+    counts, classes, details = score(dumps, labels, stated)
     own = [labels[image] + (classes == BACKGROUND_CLASSES) for image in dumps]
     expected = reference_of(args.reference or "", classes)
     text = result_text(counts, len(dumps), classes)
     difference = largest_difference(text, args.same_as) if args.same_as else 0.0  # before OTHER.json is overwritten
-    comparison = compare(dumps, args.beside) if args.beside else None
+    comparison = compare(dumps, args.beside, classes) if args.beside else None
     args.out.mkdir(parents=True, exist_ok=True)
     if args.details:
         write_details(args.details, list(dumps), own, details)
@@ -339,8 +368,7 @@ def main() -> int:
     for line in verdict + partial:
         print(printable(line))
     same = agrees(difference, args.same_as) if args.same_as else True
-    suffix = os.path.splitext(next(iter(dumps.values())))[1]
-    for line in doubts(counts, classes, details[1][:, 0], np.array(own), suffix):
+    for line in doubts(counts, classes, details[1][:, 0], np.array(own)):
         print(line)
     if args.beside:
         print(printable(comparison))

@@ -51,7 +51,17 @@ from common import model
 from common.cli import Failure, listing, parser_of, positive, printable, progress, run, say
 from common.files import free_space, hold, replacing, write
 from common.formats import MANIFEST, bins_of, read_manifest
-from common.images import check_pillow, class_folder, find_images, open_image, take_some, without_images
+from common.images import (
+    check_pillow,
+    class_folder,
+    eight_bits,
+    find_images,
+    is_deep,
+    open_image,
+    reason_of,
+    take_some,
+    without_images,
+)
 from common.jobs import start_worker, workers
 
 import numpy as np
@@ -75,10 +85,11 @@ def resized_size(width: int, height: int, short_side: int) -> tuple:
     return (short_side, new_long) if width <= height else (new_long, short_side)
 
 
-def load_crop(path: Path, recipe: dict) -> np.ndarray:
+def load_crop(path: Path, recipe: dict) -> tuple:
     """Decode, resize and crop one image: uint8 (crop, crop, 3), RGB, as torchvision's Resize and CenterCrop.
 
-    Raises whatever Pillow raises on an unreadable file, and ValueError beyond PIXEL_LIMIT.
+    Returns it, and whether it had more than 8 bits and so was scaled. Raises whatever Pillow raises on an unreadable
+    file, and ValueError beyond PIXEL_LIMIT.
     """
     resample = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[recipe["interpolation"]]
     with open_image(path) as image:
@@ -89,9 +100,9 @@ def load_crop(path: Path, recipe: dict) -> np.ndarray:
         if tile.get(322, 0) * tile.get(323, 0) > PIXEL_LIMIT:  # TileWidth and TileLength of a TIFF
             raise ValueError(f"a tile of {tile[322]}x{tile[323]} is over the limit of {PIXEL_LIMIT} pixels")
         # In one call: with box, or height and width apart (Pillow 13 may take either first), some bits would differ
-        resized = decode(image, path).resize(size, resample)
+        resized, scaled = decode(image, path).resize(size, resample), is_deep(image)
     left, top = (int(round((side - recipe["crop"]) / 2.0)) for side in size)
-    return np.asarray(resized.crop((left, top, left + recipe["crop"], top + recipe["crop"])))
+    return np.asarray(resized.crop((left, top, left + recipe["crop"], top + recipe["crop"]))), scaled
 
 
 def decode(image, path: Path):
@@ -103,6 +114,8 @@ def decode(image, path: Path):
         if pixels is None or pixels.shape != (image.height, image.width, 3):
             raise ValueError("OpenCV cannot decode it")
         return Image.fromarray(pixels[:, :, ::-1])
+    if is_deep(image):
+        image = eight_bits(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -167,17 +180,20 @@ def start_decoder():
 
 
 def make_bin(task: tuple, dst: Path, recipe: dict):
-    """Write one image's .bin; return None, or (name, path, reason) of an unreadable image. Raises disk errors."""
+    """Write one image's .bin; return True if its bits were scaled, or (name, path, reason) if unreadable.
+
+    Raises disk errors.
+    """
     name, source, mtime_ns = task
     try:
-        crop = load_crop(source, recipe)
+        crop, scaled = load_crop(source, recipe)
         tensor = crop if recipe["dtype"] == "uint8" else normalize(crop)
     except Exception as error:  # any: Pillow's decoders raise nearly every type on a damaged file
-        return name, source, str(error) or type(error).__name__
+        return name, source, reason_of(error, source)
     with replacing(dst / f"{name}.bin", tensor.nbytes, lasting=False) as part:
         part.write_bytes(tensor)
         os.utime(part, ns=(mtime_ns, mtime_ns))
-    return None
+    return scaled
 
 
 def take_share(images: dict, bad: list, share: tuple) -> tuple:
@@ -239,19 +255,23 @@ def check_space(dst: Path, count: int, size: int):
 def preprocess(images: dict, dst: Path, names: list, recipe: dict, jobs: int) -> list:
     """Write DST/NAME.bin for each of `names`; return the unreadable ones, [(name, path, reason)], in order of name."""
     tasks = [(name, images[name][0], images[name][2]) for name in names]
-    bad = []
+    bad, scaled = [], 0
     jobs = min(jobs, -(-len(tasks) // CHUNK)) or 1
     try:
         with workers(jobs, start_decoder) as executor, progress(len(tasks), "images") as advance:
             results = executor.map(functools.partial(make_bin, dst=dst, recipe=recipe), tasks, chunksize=CHUNK)
             for result in results:
                 advance()
-                if result is not None:
+                if isinstance(result, tuple):
                     bad.append(result)
+                else:
+                    scaled += result
     except BrokenProcessPool as error:
         raise Failure("a worker process died (out of memory?); rerun with fewer --jobs", 4) from error
     finally:
         remove_parts(dst)  # left by workers that were killed
+    if scaled:
+        say(f"{scaled} images of 16 bits or of floats were scaled to 8 bits by their full range (docs/formats.md)")
     return bad
 
 
@@ -268,16 +288,20 @@ def verify(images: dict, dst: Path, recipe: dict, count: int):
     if recipe["dtype"] == "float32":
         steps += [transforms.ToTensor(), transforms.Normalize([model.MEAN] * 3, [model.STD] * 3)]
     reference = transforms.Compose(steps)
-    drawn = random.sample(sorted(images), min(count, len(images)))
+    drawn, scaled = random.sample(sorted(images), min(count, len(images))), 0
     for name in drawn:
         with open_image(images[name][0]) as image:
+            if is_deep(image):
+                scaled += 1
+                continue
             expected = np.asarray(reference(decode(image, images[name][0]))).ravel()
         actual = np.fromfile(dst / f"{name}.bin", dtype=expected.dtype)
         bits = f"u{expected.itemsize}"  # compared as integers: 0.0 and -0.0 differ in their bits
         different = int((actual.view(bits) != expected.view(bits)).sum()) if actual.size == expected.size else "all"
         if different:
             raise Failure(f"{dst / name}.bin: {different} of {expected.size} values differ from torchvision's", 1)
-    print(f"{len(drawn)} of {len(images)} tensors compared with torchvision: every bit equal")
+    print(f"{len(drawn) - scaled} of {len(images)} tensors compared with torchvision: every bit equal"
+          f"{f'; {scaled} left out, of 16 bits or floats, which it clips' if scaled else ''}")
 
 
 def share_of(text: str) -> tuple:

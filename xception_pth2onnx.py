@@ -207,10 +207,10 @@ def main() -> int:
     if args.onnx.exists() and args.checkpoint.exists() and args.onnx.samefile(args.checkpoint):
         parser.error(f"{args.onnx}: would replace the checkpoint")
 
-    refuse(args.checkpoint, "a PyTorch checkpoint")
     cure = "export on another machine, and copy the .onnx (README section 3)"
     need("Python", platform.python_version(), OLDEST_PYTHON, cure)
     need("torch", torch_version(), OLDEST_TORCH, cure)
+    refuse(args.checkpoint, "a PyTorch checkpoint")
     metadata = provenance(args.checkpoint, args.state_dict)
     if is_current(args.onnx, metadata):
         print(f"{args.onnx}: up to date with the weights (md5 {metadata['weights_md5']})")

@@ -11,11 +11,11 @@ from common.files import size_of
 START = 1 << 12  # bytes that are looked at
 TAR_MARK = 257  # where a POSIX tar has its name
 TORCH_TAR = (b"sys_info", b"pickle", b"storages")  # files in checkpoints of torch before 0.1.10
-AGAIN = "download or copy it again"
+AGAIN, CONVERT = "download or copy it again", "convert it to JPEG or PNG"
 TEXTS = (  # pattern of the first characters, in lower case; what it is
     (rb"version https://(git-lfs|hawser)", "a git-lfs pointer, not the file itself; run: git lfs pull"),
     (rb"[^\n]{0,200}/annex/objects/", "a git-annex pointer, not the file itself; run: git annex get"),
-    (rb"<(\?xml[^>]*>\s*)?(<!doctype svg|<?svg)", "an SVG drawing; convert it to PNG"),
+    (rb"<(\?xml[^>]*>\s*)?(<!doctype svg|<?svg)", f"an SVG drawing; {CONVERT}"),
     (rb"<(!doctype html|html|head|body|script|meta)", f"a web page, as a failed download leaves it; {AGAIN}"),
     (rb"<(\?xml|error)", f"XML, perhaps a server's error message; {AGAIN}"),
     (rb"[\[{]\s*(\"|[\[{\]}]|\d)", f"JSON, perhaps a server's error message; {AGAIN}"),
@@ -28,8 +28,11 @@ ARCHIVES = {  # first bytes: name, and what unpacks it
 FORMATS = {  # first bytes: what the file is
     b"\x89HDF\r\n\x1a\n": "HDF5, as Keras writes weights; convert them to PyTorch first", b"\x93NUMPY": "a NumPy array",
     b"IMOD": "an om for an Ascend chip", b"HOST-OM\n": "an om of the CPU stand-in", b"\xff\xd8\xff": "a JPEG",
-    b"\x89PNG\r\n": "a PNG", b"GIF8": "a GIF", b"%PDF": "a PDF", b"8BPS": "a Photoshop file", b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL", b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\x89PNG\r\n": "a PNG", b"GIF8": "a GIF",
+    b"II*\0": "a TIFF", b"MM\0*": "a TIFF",
+    **dict.fromkeys((b"\xff\x0a", b"\0\0\0\x0cJXL "), f"JPEG XL; {CONVERT}"),
+    **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), f"JPEG 2000; {CONVERT}"),
+    b"%PDF": f"a PDF; {CONVERT}", b"8BPS": f"a Photoshop file; {CONVERT}",
     b"\0\x05\x16\x07": "an AppleDouble file, which macOS leaves beside another file",
 }
 BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIC",
@@ -58,7 +61,7 @@ def look(path) -> str:
             return name
     if start[4:8] == b"ftyp":
         brand = BRANDS.get(start[8:12])
-        return f"{brand}, which Pillow cannot read; convert it to JPEG or PNG" if brand else "a film"
+        return f"{brand}, which Pillow cannot read; {CONVERT}" if brand else "a film"
     if re.fullmatch(rb"[\t\n\r\x20-\x7e]+", start):
         return f"text ({start[:30].decode()!r}...); {AGAIN}"
     return look_at_zip(path, size) if start.startswith(b"PK") else ""

@@ -2,6 +2,7 @@
 
 Imported only. Runs on the NPU host: Python 3.7; numpy is imported where a dump is parsed.
 """
+import io
 import os
 import re
 import warnings
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from common.cli import Failure, listing, say
 from common.files import lines, read, read_json
-from common.images import image_name, is_leftover
+from common.images import image_name, is_leftover, suffix_of
 
 MANIFEST = "manifest.json"  # img_preprocess.py writes it next to the tensors
+DUMP_SUFFIXES = (".txt", ".bin", ".npy")
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
 NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -33,6 +35,26 @@ def read_manifest(folder):
     except (ValueError, TypeError) as error:
         raise Failure(f"{path}: not a manifest of img_preprocess.py; use another folder") from error
     return manifest
+
+
+def check_tensors(folder, om, takes: dict):
+    """Raise Failure if a folder's manifest records other tensors than an om takes, {dtype, layout, aipp}.
+
+    Equal sizes hide it: float32 CHW, uint8 CHW and uint8 HWC, of which an om reads whatever it is given.
+    """
+    recipe = (read_manifest(folder) or {}).get("recipe")
+    if not isinstance(recipe, dict) or not takes or not {"dtype", "layout"} <= recipe.keys():
+        return
+    has, wants = ((one["dtype"], one["layout"]) for one in (recipe, takes))
+    if has == wants:
+        return
+    by = "by AIPP" if takes["aipp"] else "without AIPP"
+    if takes["aipp"] or wants == ("float32", "CHW"):
+        kind = "with" if takes["aipp"] else "without"
+        cure = f"rerun img_preprocess.py {kind} --aipp, or compile the om again"
+    else:
+        cure = "export the network with a float32 input in NCHW, or with one that AIPP feeds"
+    raise Failure(f"{folder}: holds {has[0]} tensors, {has[1]}, but {om} takes {wants[0]}, {wants[1]}, {by}; {cure}")
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -156,40 +178,70 @@ def dump_of(name: str) -> tuple:
 def find_dumps(folder: Path) -> dict:
     """Return {image name: path of its dump} sorted by image; raises Failure on two dumps for one image.
 
-    Takes IMAGE_1 (benchmark) and IMAGE_0 (ais_bench), .txt and .bin, of `folder` and its folders shareRofW.
+    Takes IMAGE_1 (benchmark) and IMAGE_0 (ais_bench), of DUMP_SUFFIXES, of `folder` and its folders shareRofW, or of
+    the one folder in it that holds dumps, as ais_bench makes one per run.
     """
-    dumps, others = {}, []
     shares = sorted(path.name for path in folder.glob("share*of*") if path.is_dir())
-    for name in sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share)):
+    found = sorted(os.path.join(share, name) for share in ["", *shares] for name in os.listdir(folder / share))
+    names = [name for name in found if is_dump(name)]
+    if not names:
+        inner = sorted({path.parent for path in folder.glob("*/*") if is_dump(path.name)})
+        if len(inner) > 1:
+            raise Failure(f"{folder}: dumps of {len(inner)} runs ({listing(path.name for path in inner)}); pass the "
+                          "folder of one")
+        if not inner:
+            raise Failure(f"{folder}: contains no dump ({', '.join(DUMP_SUFFIXES)}); run the benchmark first")
+        say(f"{folder}: the dumps are in {inner[0].name}")
+        return find_dumps(inner[0])
+    others = [name for name in found if not is_dump(name) and image_name(name) not in shares]
+    if others:  # ais_bench of 2022 writes sumary.json here
+        say(f"{folder}: {len(others)} other files ignored ({listing(others)})")
+    dumps, second = {}, []
+    for name in names:
         path = os.path.join(folder, name)
-        if os.path.splitext(name)[1] not in (".txt", ".bin") or is_leftover(os.path.basename(name)):
-            others += [name] * (image_name(name) not in shares)  # ais_bench of 2022 writes sumary.json here
-            continue
         image, output = dump_of(name)
         if output not in ("0", "1") or not image:
             raise Failure(f"{path}: not IMAGE_1 or IMAGE_0, so a second output or not a dump; remove it")
         if image in dumps:
-            raise Failure(f"{dumps[image]} and {path}: two dumps for one image; remove the stale one")
+            if (dump_of(dumps[image])[1], output) != ("0", "1") or suffix_of(dumps[image]) != suffix_of(path):
+                raise Failure(f"{dumps[image]} and {path}: two dumps for one image; remove the stale one")
+            second.append(path)
+            continue
         dumps[image] = path
-    if others:
-        say(f"{folder}: {len(others)} other files ignored ({listing(others)})")
-    if not dumps:
-        raise Failure(f"{folder}: contains no .txt or .bin dump; run the benchmark first")
+    if second:
+        raise Failure(f"{dumps[dump_of(second[0])[0]]} and {second[0]}: two dumps for one image, {len(second)} times: "
+                      "remove the stale ones, or those of a second output (*_1, where ais_bench wrote *_0)")
     return dumps
 
 
-def parse_dump(path: str):
+def is_dump(name: str) -> bool:
+    """Return True if a file's name has a dump's suffix."""
+    return os.path.splitext(name)[1] in DUMP_SUFFIXES and not is_leftover(os.path.basename(name))
+
+
+def parse_dump(path: str, classes=None):
     """Return one dump as a float vector, a value per class; raises Failure unless it is one line of numbers.
 
-    .txt becomes float64, .bin (little-endian, no header) stays float32. NaN and infinite values pass.
+    .txt becomes float64. .bin (little-endian, no header) holds `classes` values of 2, 4 or 8 bytes; without `classes`
+    float32 ones. .npy has its own header. NaN and infinite values pass.
     """
     import numpy as np
 
     data = read(path, DUMP_LIMIT)
     if path.endswith(".bin"):
-        if len(data) % 4:
-            raise Failure(f"{path}: {len(data)} bytes are not float32 values")
-        return np.frombuffer(data, dtype="<f4")
+        kinds = {size * classes: f"<f{size}" for size in (2, 4, 8)} if classes else {len(data) - len(data) % 4: "<f4"}
+        if len(data) not in kinds:
+            raise Failure(f"{path}: {len(data)} bytes are not " + (
+                f"{classes} values of 2, 4 or 8 bytes; truncated, or another model's" if classes else "float32 values"))
+        return np.frombuffer(data, dtype=kinds[len(data)])
+    if path.endswith(".npy"):
+        try:
+            values = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError, MemoryError) as error:
+            raise Failure(f"{path}: not a NumPy array ({error})") from error
+        if values.dtype.kind != "f" or values.size != max(values.shape, default=0):
+            raise Failure(f"{path}: {values.dtype} {list(values.shape[:8])}; a dump is one row of floats")
+        return values.ravel()
     line, newline, more = data.partition(b"\n")
     if not newline:
         raise Failure(f"{path}: truncated: its line has no end")  # perhaps within the last number
@@ -203,11 +255,11 @@ def parse_dump(path: str):
             raise Failure(f"{path}: not one line of numbers") from error
 
 
-def read_dump(path: str):
-    """Return parse_dump(path); raises Failure also on NaN and infinite values."""
+def read_dump(path: str, classes=None):
+    """Return parse_dump(path, classes); raises Failure also on NaN and infinite values."""
     import numpy as np
 
-    values = parse_dump(path)
+    values = parse_dump(path, classes)
     if not np.isfinite(values).all():
         raise Failure(f"{path}: {int((~np.isfinite(values)).sum())} values are NaN or infinite")
     return values

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from common.cli import Failure, listing, need, say
+from common.filetypes import AGAIN, CONVERT, look
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # in any case
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # not EPS: Pillow would start Ghostscript
@@ -172,3 +173,48 @@ def open_image(path, formats=IMAGE_FORMATS):
         image.close()
         raise ValueError(f"cannot read image format {image.format}")
     return image
+
+
+def is_deep(image) -> bool:
+    """Return True if Pillow's `image` has one channel of more than 8 bits, which convert("RGB") would clip to white."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def eight_bits(image):
+    """Return a deep image of Pillow's as 8-bit gray, mode L: the picture that the file shows.
+
+    Whole numbers are scaled by the file's range, 0 to 2^bits - 1, floats from 0 to 1 by 255, rounded to the nearest.
+    Raises ValueError if the file has no such range.
+    """
+    import numpy as np
+    from PIL import Image
+
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
+    bits, sign = (int(tuple(value if isinstance(value, tuple) else (value,))[0]) for value in (
+        tags.get(258, 16), tags.get(339, 1)))
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not ((values >= 0) & (values <= 1)).all():  # also NaN
+            raise ValueError(f"floats from {values.min():.4g} to {values.max():.4g}: only 0 to 1 are a defined range "
+                             "of brightness; convert it to 8 bits")
+        values = values.astype(np.float64) * 255
+    elif bits > 16 or sign != 1:
+        raise ValueError(f"{bits}-bit {'signed ' if sign == 2 else ''}whole numbers, which have no defined range of "
+                         "brightness; convert it to 8 bits")
+    else:
+        values = values * (255.0 / (2 ** bits - 1))
+    values = np.floor(values + 0.5).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(255 - values if tags.get(262) == 0 else values)  # 0: WhiteIsZero
+
+
+def reason_of(error: Exception, path) -> str:
+    """Return why an image cannot be read, with a cure where its first bytes show one, without its path."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        found = look(path)
+        if found[2:] in IMAGE_FORMATS:  # "a JPEG"
+            return f"{found} that cannot be read; {AGAIN}, or convert it"
+        return found or f"in none of the formats that are read: {', '.join(IMAGE_FORMATS)}; {CONVERT}"
+    text = str(error) or type(error).__name__
+    return text.replace(f": {os.fspath(path)!r}", "").replace(os.fspath(path), "it")

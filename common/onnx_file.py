@@ -6,8 +6,9 @@ number << 3 | wire type, and a value.
 from functools import reduce
 from operator import mul
 
-from common.cli import Failure
+from common.cli import Failure, listing
 from common.files import read
+from common.model import SIDE
 
 VARINT, I64, LENGTH, I32 = 0, 1, 2, 5  # wire types
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -94,3 +95,28 @@ def classes_of(network: dict):
     if not shape or None in shape:
         return None
     return reduce(mul, shape)
+
+
+def check_network(path) -> dict:
+    """Return read_onnx(path); raises Failure unless it takes what img_preprocess.py makes, and gives logits to score.
+
+    Otherwise the error would come after the preprocessing, or a wrong accuracy without any.
+    """
+    found = read_onnx(path)
+    for kind, ports in (("input", found["inputs"]), ("output", found["outputs"])):
+        if len(ports) != 1:
+            raise Failure(f"{path}: has {len(ports)} {kind}s ({listing(port['name'] for port in ports)}); export the "
+                          f"network with one, {'the image' if kind == 'input' else 'the logits'}")
+        (port_,) = ports
+        if port_["dtype"] != "float32":
+            fp16 = "; atc makes fp16 by itself (--precision fp16)" if port_["dtype"] == "float16" else ""
+            raise Failure(f"{path}: its {kind} {port_['name']!r} is {port_['dtype']}; export the network with a "
+                          f"float32 {kind}{fp16}")
+    shape = found["inputs"][0]["shape"]
+    wanted = [3, SIDE, SIDE]
+    if len(shape) != 4 or any(side not in (None, want) for side, want in zip(shape[1:], wanted)):
+        order = ", in the order NHWC" if shape[-1:] == [3] else ""
+        sides = "x".join("N" if side is None else str(side) for side in shape)
+        raise Failure(f"{path}: its input is {sides}{order}; the tensors are Nx3x{SIDE}x{SIDE}: export the network for "
+                      "these")
+    return found

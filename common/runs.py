@@ -4,6 +4,7 @@ Imported only. Nothing is run and nothing is scored again.
 """
 import contextlib
 import csv
+import functools
 import importlib.util
 import os
 import runpy
@@ -152,15 +153,15 @@ def paired_rows(a: SimpleNamespace, b: SimpleNamespace) -> list:
     return rows
 
 
-def compare_dumps(pairs: list) -> tuple:
-    """Compare pairs of dumps of the same image.
+def compare_dumps(pairs: list, classes=None) -> tuple:
+    """Compare pairs of dumps of the same image; `classes` as read_dump takes it.
 
     Returns (float (N, 3): largest and mean difference of the values, and cosine; largest magnitude (N,); same top-5
     (N,) bool). Raises Failure, naming the file, on NaN, infinite values or different lengths.
     """
     rows, magnitudes, same = [], [], []
     for paths in pairs:
-        a, b = (np.asarray(read_dump(path), dtype=np.float64) for path in paths)
+        a, b = (np.asarray(read_dump(path, classes), dtype=np.float64) for path in paths)
         if len(a) != len(b):
             raise Failure(f"{paths[1]}: {len(b)} values, but {paths[0]} has {len(a)}; of another model")
         difference = np.abs(a - b)
@@ -171,12 +172,12 @@ def compare_dumps(pairs: list) -> tuple:
     return np.array(rows), np.array(magnitudes), np.array(same)
 
 
-def compare_all(pairs: list) -> tuple:
-    """Return compare_dumps(pairs), shared among processes."""
+def compare_all(pairs: list, classes=None) -> tuple:
+    """Return compare_dumps(pairs, classes), shared among processes."""
     chunks = [pairs[i:i + CHUNK] for i in range(0, len(pairs), CHUNK)]
     jobs, parts = min(len(os.sched_getaffinity(0)), len(chunks)), []
     with workers(jobs, start_worker) as executor, progress(len(pairs), "dumps") as advance:
-        for part in executor.map(compare_dumps, chunks):
+        for part in executor.map(functools.partial(compare_dumps, classes=classes), chunks):
             parts.append(part)
             advance(len(part[0]))
     return tuple(np.concatenate(arrays) for arrays in zip(*parts))

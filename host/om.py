@@ -99,6 +99,13 @@ def check_header(header) -> dict:
     return header
 
 
+def takes(header: dict) -> dict:
+    """Return {dtype, layout, aipp} of the tensors that an om takes: float32 or the like; CHW or HWC; made by AIPP."""
+    port = header["inputs"][0]
+    dtype = {"u8": "uint8", "f32": "float32", "f16": "float16"}.get(port["dtype"], port["dtype"])
+    return {"dtype": dtype, "layout": "HWC" if port["shape"][-1:] == [3] else "CHW", "aipp": bool(header.get("aipp"))}
+
+
 def engine_config(precision: str, hint: str = "THROUGHPUT") -> dict:
     """Return OpenVINO's settings: the requested precision, not the CPU's default; concurrent requests, as it chooses.
 

@@ -123,6 +123,57 @@ def test_tensors_of_the_other_dtype_are_explained(small):
     assert "192 bytes are a uint8 tensor, of img_preprocess.py --aipp; the om reads 768: 3x8x8 float32" in line
 
 
+def image_network(dtype="FLOAT", shape=("N", 3, 299, 299), out="FLOAT", outputs=1):
+    """An ONNX file's bytes: mean brightness of each channel of an image, as logits of three classes."""
+    from onnx import TensorProto, helper
+
+    axes = [1, 2] if shape[-1] == 3 else [2, 3]
+    nodes = [helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+             helper.make_node("ReduceMean", ["f"], ["mean"], axes=axes, keepdims=0)]
+    names = ["class", "features"][:outputs]
+    nodes += [helper.make_node("Cast", ["mean"], [name], to=getattr(TensorProto, out)) for name in names]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("image", getattr(TensorProto, dtype), shape)],
+        [helper.make_tensor_value_info(name, getattr(TensorProto, out), ["N", 3]) for name in names])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6).SerializeToString()
+
+
+@pytest.mark.parametrize(("network", "message"), [
+    ({"dtype": "UINT8"}, "its input 'image' is uint8; export the network with a float32 input"),
+    ({"dtype": "FLOAT16"}, "is float16; export the network with a float32 input; atc makes fp16 by itself"),
+    ({"out": "FLOAT16"}, "its output 'class' is float16; export the network with a float32 output; atc makes fp16"),
+    ({"out": "INT64"}, "its output 'class' is int64; export the network with a float32 output"),
+    ({"shape": ("N", 299, 299, 3)}, "its input is Nx299x299x3, in the order NHWC; the tensors are Nx3x299x299"),
+    ({"shape": (1, 3, 224, 224)}, "its input is 1x3x224x224; the tensors are Nx3x299x299"),
+    ({"outputs": 2}, "has 2 outputs (class, features); export the network with one, the logits"),
+])
+def test_a_network_that_takes_other_tensors_is_refused_before_they_are_made(network, message, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(image_network(**network))
+    for words in (["--check"], []):
+        done = run("bash", SUITE / "run_all.sh", "--engine=host", "--weights=m.onnx", "--datasets_path", PHOTOS.parent,
+                   *words, cwd=tmp_path, status=3)
+        assert message in done.stdout + done.stderr
+    assert not (tmp_path / "work/prep_dataset").exists()
+
+
+def test_tensors_in_the_other_order_are_refused_though_their_size_is_right(tmp_path):
+    """An om with uint8 input of its own, NCHW, takes the bytes of an HWC tensor for another picture."""
+    (tmp_path / "m.onnx").write_bytes(image_network("UINT8"))
+    atc(tmp_path, shape="image:1,3,299,299")
+    run(sys.executable, SUITE / "img_preprocess.py", few_photos(tmp_path) / "val", "p", "--aipp", cwd=tmp_path)
+    run(sys.executable, SUITE / "gen_dataset_info.py", "bin", "p", "m.info", "299", "299", cwd=tmp_path)
+    message = "holds uint8 tensors, HWC, but m.om takes uint8, CHW, without AIPP; export the network with a float32"
+    assert f"p: {message}" in benchmark(tmp_path, status=3).stderr
+    done = run(sys.executable, SUITE / "tools/infer.py", "m.om", "out", "--info=m.info", "--engine=host", cwd=tmp_path,
+               status=3)
+    assert message in done.stderr
+    (tmp_path / "m.info").write_text("0 p/x.bin 299 299\n")
+    (tmp_path / "p/manifest.json").unlink()
+    (tmp_path / "p/x.bin").write_bytes(bytes(12 * 299 * 299))
+    line = benchmark(tmp_path, status=3).stderr
+    assert "the om reads 268203: 3x299x299 uint8, in its own order, without AIPP" in line and "--aipp" not in line
+
+
 @pytest.mark.parametrize(("text", "message"), [  # what the real atc refuses too: test_contract.py
     (MINIMAL % "crop: true src_image_size_w: 8 src_image_size_h: 8", "crop: true: not supported"),
     (MINIMAL % "csc_switch: true", "csc_switch: true: not supported"),

@@ -109,13 +109,61 @@ def with_many_segments() -> bytes:
     return data[:2] + (b"\xff\xe5\xff\xff" + b"\0" * 65533) * 320 + data[2:]
 
 
+def tiff(values, photometric=1, sample_format=1, bits=None, order="<") -> bytes:
+    """An uncompressed gray TIFF of these values, its tags written one by one; 12 bits are packed."""
+    height, width = values.shape
+    bits = bits or values.dtype.itemsize * 8
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    if bits == 12:
+        pairs = values.reshape(-1, 2).astype(int)
+        data = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255],
+                        axis=1).astype("u1").tobytes()
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
+            (277, 3, 1), (278, 4, height), (279, 4, len(data)), (339, 3, sample_format)]
+    packed = b"".join(struct.pack(f"{order}HHI", tag, kind, 1) + (struct.pack(f"{order}HH", value, 0) if kind == 3 else
+                                                                  struct.pack(f"{order}I", value))
+                      for tag, kind, value in tags)
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    start += struct.pack(f"{order}I", 8 + len(data))
+    return start + data + struct.pack(f"{order}H", len(tags)) + packed + bytes(4)
+
+
+RAMP = np.linspace(0, 65535, 60 * 50).reshape(50, 60).astype("u2")  # as 8 bits: RAMP_8
+RAMP_8 = np.array([[(2 * int(value) + 257) // 514 for value in row] for row in RAMP], "u1")  # to the nearest
+DEEP = {  # name: the file; each shows RAMP_8
+    "png": encoded(Image.fromarray(RAMP), "PNG"), "tif": encoded(Image.fromarray(RAMP), "TIFF"),
+    "float.tif": encoded(Image.fromarray((RAMP / 65535).astype("f4")), "TIFF"), "big_endian.tif": tiff(RAMP, order=">"),
+    "white_is_0.tif": tiff(65535 - RAMP, photometric=0), "12_bits.tif": tiff(RAMP // 16, bits=12),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_more_than_8_bits_show_the_picture_that_the_file_shows(kind, tmp_path):
+    ramp = RAMP_8 if "12" not in kind else np.floor(RAMP // 16 * (255 / 4095) + 0.5).astype("u1")
+    for name, data in ((f"src/x.{kind}", DEEP[kind]), ("src/other.JPEG", encoded()),
+                       ("right/x.png", encoded(Image.fromarray(ramp), "PNG"))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    words = ["--resize=30", "--crop=24", "--verify=9"]
+    done = run(sys.executable, SCRIPT, "src", "dst", *words, cwd=tmp_path)
+    assert "1 images of 16 bits or of floats were scaled to 8 bits" in done.stderr
+    assert "1 of 2 tensors compared with torchvision: every bit equal; 1 left out" in done.stdout
+    run(sys.executable, SCRIPT, "right", "expected", *words, cwd=tmp_path)
+    assert (tmp_path / "dst/x.bin").read_bytes() == (tmp_path / "expected/x.bin").read_bytes()
+
+
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 50\n(TRACE) (w) file closefile showpage\n%%EOF\n"
 CASES = {  # name: (content, or a function of the path that makes it; the answer)
     # no image, or part of one
-    "empty.JPEG": (b"", "cannot identify image file"),
-    "text.JPEG": (b"404 Not Found\n", "cannot identify image file"),
-    "start_only.JPEG": (b"\xff\xd8\xff", "cannot identify image file"),
+    "empty.JPEG": (b"", "empty; download or copy it again"),
+    "text.JPEG": (b"404 Not Found\n", "text ('404 Not Found\\n'...); download or copy it again"),
+    "start_only.JPEG": (b"\xff\xd8\xff", "a JPEG that cannot be read; download or copy it again"),
+    "lfs.JPEG": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "run: git lfs pull"),
+    "page.png": (b"<html><body>404</body></html>", "a web page, as a failed download leaves it"),
+    "heic.JPEG": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC, which Pillow cannot read; convert it to JPEG or PNG"),
+    "avif.jpg": (b"\0\0\0\x18ftypavif" + bytes(100), "AVIF, which Pillow cannot read; convert it to JPEG or PNG"),
+    "drawing.png": (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "an SVG drawing; convert it to JPEG or PNG"),
     "cut_in_header.JPEG": (encoded()[:100], ""),
     "cut_50.JPEG": (cut(encoded(noise("RGB", 300, 200)), 0.5), "truncated"),
     "cut_progressive.JPEG": (cut(encoded(noise("RGB", 300, 200), progressive=True), 0.5), "truncated"),
@@ -126,7 +174,7 @@ CASES = {  # name: (content, or a function of the path that makes it; the answer
     "cut.tif": (cut(encoded(kind="TIFF"), 0.5), ""),
     "bad_huffman_data.JPEG": (with_bad_huffman_data(), GOOD),
     "bad_huffman_tables.JPEG": (without_huffman_tables(), "broken data stream"),
-    "postscript.JPEG": (POSTSCRIPT, "cannot identify image file"),
+    "postscript.JPEG": (POSTSCRIPT, "text ('%!PS-Adobe"),
     # an image of another format than its name says
     "a_png.JPEG": (encoded(kind="PNG"), GOOD),
     "a_jpeg.png": (encoded(), GOOD),
@@ -149,8 +197,12 @@ CASES = {  # name: (content, or a function of the path that makes it; the answer
     "palette_transparent.png": (transparent_palette(), GOOD),
     "grey_alpha.png": (encoded(noise("LA", 60, 50), "PNG"), GOOD),
     "rgba.png": (encoded(noise("RGBA", 60, 50), "PNG"), GOOD),
-    "16_bit.png": (encoded(noise("I;16", 60, 50), "PNG"), GOOD),
-    "16_bit.tif": (encoded(noise("I;16", 60, 50), "TIFF"), GOOD),
+    "32_bit.tif": (tiff(RAMP.astype("u4")), "32-bit whole numbers, which have no defined range of brightness"),
+    "signed.tif": (tiff(RAMP.astype("i4"), sample_format=2), "32-bit signed whole numbers, which have no de"),
+    "signed_16.tif": (tiff(RAMP.astype("i2"), sample_format=2), "16-bit signed whole numbers, which have no defined"),
+    "float_255.tif": (tiff((RAMP / 257).astype("f4"), sample_format=3), "floats from 0 to 255: only 0 to 1 are a"),
+    "double.tif": (tiff(RAMP / 65535, sample_format=3), "a TIFF that cannot be read; download or copy"),
+    "nan.tif": (tiff(np.full((9, 9), np.nan, "f4"), sample_format=3), "floats from nan to nan: only 0 to 1 are"),
     "icc.JPEG": (encoded(icc_profile=ICC), GOOD),
     # animations: the first frame
     "animated.gif": (animated("GIF"), GOOD),

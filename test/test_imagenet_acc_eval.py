@@ -3,9 +3,12 @@
 Most cases call main() in this process, through cli.run(), which makes the message and the exit status.
 """
 import csv
+import functools
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import sys
@@ -153,7 +156,7 @@ top-5   80.00 % (8 / 10)   95 % interval 49.02 to 94.33 %
 def test_percentages_are_written_as_python_writes_them(score, write, tmp_path):
     """87.1% and 100.0%, without a second decimal."""
     write_thousand(write, 871)
-    score()
+    score("--classes=6")
     assert (tmp_path / "result.json").read_bytes() == golden(1000, 6, "87.1", "100.0", "100.0", "100.0", "100.0")
 
 
@@ -173,7 +176,7 @@ def test_every_kind_of_dump_gives_the_same_result(score, write, ten, tmp_path, s
     for path in (tmp_path / "dumps").iterdir():
         path.unlink()
     write(vectors, labels, suffix)
-    expected = score()
+    expected = score("--classes=7")
     assert (tmp_path / "result.json").read_bytes() == TEN
     assert expected[0].startswith("top-1   30.00 % (3 / 10)")
 
@@ -229,7 +232,7 @@ def test_ties_go_to_the_lower_class(score, write, tmp_path):
     """Of 7 equal values, class 0 is first and class 6 last."""
     for suffix in ("_1.txt", "_1.bin"):
         write({f"i{label}": [1.5] * 7 for label in range(7)}, {f"i{label}": label for label in range(7)}, suffix)
-        score()
+        score("--classes=7")
         assert (tmp_path / "result.json").read_bytes() == golden(7, 7, "14.29", "28.57", "42.86", "57.14", "71.43")
         for path in (tmp_path / "dumps").iterdir():
             path.unlink()
@@ -261,7 +264,7 @@ def test_many_dumps_are_scored_as_one_by_one(write, score, tmp_path, suffix):
     vectors = {f"i{number:04}": random.integers(0, 9, 12).tolist() for number in range(MANY)}
     labels = {name: int(random.integers(0, 12)) for name in vectors}
     write(vectors, labels, suffix)
-    score()
+    score("--classes=12")
     places = [np.argsort(-np.array(values), kind="stable").tolist().index(labels[name])
               for name, values in vectors.items()]
     rows = json.loads((tmp_path / "result.json").read_text())["value"]
@@ -284,7 +287,7 @@ def test_values_that_only_text_makes_equal(score, write, tmp_path):
     assert b'"Top1 accuracy", "value": "0.0%"' in (tmp_path / "result.json").read_bytes()
     (tmp_path / "dumps/a_1.txt").unlink()
     write(vectors, suffix="_1.bin")
-    score()
+    score("--classes=6")
     assert b'"Top1 accuracy", "value": "100.0%"' in (tmp_path / "result.json").read_bytes()
 
 
@@ -347,11 +350,11 @@ def test_values_that_are_no_numbers(refusal, write, ten, tmp_path, suffix, value
 @pytest.mark.parametrize("suffix, data, message", [
     ("_1.txt", txt(range(6)), "6 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
     ("_1.txt", txt(range(8)), "8 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
-    ("_1.bin", binary(range(6)), "6 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
+    ("_1.bin", binary(range(6)), "24 bytes are not 7 values of 2, 4 or 8 bytes; truncated, or another model's"),
     ("_1.txt", b"", "truncated: its line has no end"),
     ("_1.txt", txt(range(7))[:-1], "truncated: its line has no end"),
     ("_1.txt", b"1 2 3 4 5 6 7.12", "truncated: its line has no end"),  # within the last number, say 7.125
-    ("_1.bin", b"", "0 values, but dumps/img_0_1.txt has 7; truncated, or of another model"),
+    ("_1.bin", b"", "0 bytes are not 7 values of 2, 4 or 8 bytes; truncated, or another model's"),
     ("_1.txt", b"\n" + txt(range(7)), "more than one line, so not the dump of one image"),
     ("_1.txt", txt(range(7)) * 2, "more than one line, so not the dump of one image"),
     ("_1.txt", b"1 2 3 4 5 6 x\n", "not one line of numbers"),
@@ -359,8 +362,7 @@ def test_values_that_are_no_numbers(refusal, write, ten, tmp_path, suffix, value
     ("_1.txt", b"1,2,3,4,5,6,7\n", "not one line of numbers"),
     ("_1.txt", b"1 2 3 4.5.6 5 6 7\n", "not one line of numbers"),
     ("_1.txt", binary(range(1, 8)) + b"\n", "not one line of numbers"),
-    ("_1.bin", binary(range(7))[:-1], "27 bytes are not float32 values"),
-    ("_1.bin", b"1", "1 bytes are not float32 values"),
+    ("_1.bin", binary(range(7))[:-1], "27 bytes are not 7 values of 2, 4 or 8 bytes; truncated, or another model's"),
 ], ids=lambda value: repr(value)[:30])
 def test_damaged_dumps(refusal, write, ten, tmp_path, suffix, data, message):
     (tmp_path / "dumps/img_4_1.txt").unlink()
@@ -380,11 +382,8 @@ def test_a_blank_dump_is_refused(refusal, write, ten):
 
 
 def test_a_label_beyond_the_classes(refusal, write):
-    """As with fp16 output, whose 1000 values look like 500 in float32."""
-    half = np.linspace(-1, 1, 1000).astype("<f2").tobytes()
-    write({"a": half, "b": half}, {"a": 0, "b": 500}, "_1.bin")
-    assert refusal() == ("dumps/b_1.bin: 500 values, but the label is class 500; another model's dumps, or an om with "
-                         "fp16 output (half the bytes)")
+    write({"a": with_rank(1, 1), "b": with_rank(1, 1)}, {"a": 0, "b": 7})
+    assert refusal() == "dumps/b_1.txt: 7 values, but the label is class 7; another model's dumps or labels"
 
 
 def test_a_label_beyond_1001_classes(refusal, write):
@@ -419,7 +418,9 @@ def test_a_dump_without_its_label(refusal, write, ten):
 def test_two_dumps_for_one_image(refusal, write, ten, suffix):
     write({"img_4": [0] * 7}, suffix=suffix)
     pair = sorted(["dumps/img_4_1.txt", f"dumps/img_4{suffix}"])
-    assert refusal() == f"{pair[0]} and {pair[1]}: two dumps for one image; remove the stale one"
+    more = ", 1 times: remove the stale ones, or those of a second output (*_1, where ais_bench wrote *_0)" \
+        if suffix == "_0.txt" else "; remove the stale one"
+    assert refusal() == f"{pair[0]} and {pair[1]}: two dumps for one image{more}"
 
 
 @pytest.mark.parametrize("name", ["img_4_2.txt", "img_4_10.bin", "img_4_.txt", "img4.txt", "_1.txt",
@@ -432,7 +433,7 @@ def test_a_name_that_is_not_a_first_output(refusal, ten, tmp_path, name):
 def test_other_files_are_ignored_with_a_word(score, ten, tmp_path):
     (tmp_path / "dumps/sumary.json").write_text("{}")
     assert score()[1] == "dumps: 1 other files ignored (sumary.json)\n"
-    for name in ("x.npy", ".hidden", "img_4_1.txt.part", "readme"):
+    for name in ("x.json", ".hidden", "img_4_1.txt.part", "readme"):
         (tmp_path / "dumps" / name).write_text("x")
     (tmp_path / "dumps/img_4_1.txt.part").rename(tmp_path / "dumps/img_4_1.txt.bak")
     assert score()[1] == "dumps: 5 other files ignored (.hidden, img_4_1.txt.bak, readme and 2 more)\n"
@@ -458,7 +459,7 @@ def test_no_dump(score, tmp_path, names):
     out, err = score(status=3)
     assert out == ""
     assert err.splitlines()[-1] == (
-        "imagenet_acc_eval.py: dumps: contains no .txt or .bin dump; run the benchmark first")
+        "imagenet_acc_eval.py: dumps: contains no dump (.txt, .bin, .npy); run the benchmark first")
     assert not (tmp_path / "result.json").exists()
 
 
@@ -556,7 +557,7 @@ def test_details_of_each_image(score, write, tmp_path):
     values["img_6"][:] = 1000
     values["img_6"][[2, 9]] = 1010  # a tie
     write(values, {image: i for i, image in enumerate(values)}, suffix="_1.bin")
-    score("--details=new.csv")
+    score("--details=new.csv", "--classes=12")
     header, rows = read_details(tmp_path / "new.csv")
     assert header == ["image", "label", "rank", "probability", "class1", "probability1", "class2", "probability2",
                       "class3", "probability3", "class4", "probability4", "class5", "probability5"]
@@ -661,6 +662,7 @@ def test_the_exit_status_reports_the_verdict(score, write, tmp_path):
     """51.3 % against 52.3 % is a drop of exactly 1, but of a little less in binary fractions."""
     assert 52.3 - 100 * (513 / 1000) < 1
     write_thousand(write, 513)
+    score = functools.partial(score, "--classes=6")
     out, _ = score("--reference=52.3,100", status=1)
     assert out.splitlines()[5] == ("FAILED: top-1 is 1.000 points below the reference, top-5 equals the reference; "
                                    "a drop of less than 1.0 is allowed")
@@ -818,7 +820,7 @@ def test_images_whose_top_5_changes_are_named(score, ten, other):
 def test_another_run_that_cannot_be_compared(refusal, ten, other):
     (other / "img_4_0.bin").write_bytes(binary(np.arange(8)))
     assert refusal("--beside=other") == (
-        "other/img_4_0.bin: 8 values, but dumps/img_4_1.txt has 7; of another model")
+        "other/img_4_0.bin: 32 bytes are not 7 values of 2, 4 or 8 bytes; truncated, or another model's")
     (other / "img_4_0.bin").unlink()
     assert refusal("--beside=other") == "other: has other images: img_4 on one side only"
     assert refusal("--beside=none", status=4) == "none: No such file or directory"
@@ -889,15 +891,68 @@ def test_answers_that_fit_nothing_are_not_explained(constant, many, score, write
     assert score()[0].splitlines()[5:] == ["top-1 is at chance level (5 %); check labels, preprocessing and weights"]
 
 
-def test_half_length_dumps_of_few_labels_are_named(many, score, write, tmp_path):
-    """40 fp16 values look like 20 float32 ones, and if all labels are below 20 nothing else shows it."""
+FORMS = {  # of another tool's dumps: (where, how)
+    "npy": ("{}_0.npy", lambda row: np_bytes(row[np.newaxis])),
+    "npy, fp16": ("{}_0.npy", lambda row: np_bytes(row.astype("f2"))),
+    "float64": ("{}_0.bin", lambda row: row.astype("<f8").tobytes()),
+    "float16": ("{}_1.bin", lambda row: row.astype("<f2").tobytes()),
+    "time-stamped folder": ("2024_01_02-03_04_05/{}_0.bin", lambda row: row.astype("<f4").tobytes()),
+    "text in another folder": ("20241106-093000/{}_0.txt", txt),
+}
+
+
+def np_bytes(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("known", ["by --classes", "by the record"])
+def test_dumps_of_other_tools_give_the_same_result(form, known, score, ten, tmp_path):
+    vectors, _ = ten
+    shutil.rmtree(tmp_path / "dumps")
+    for name, values in vectors.items():
+        path = tmp_path / "dumps" / FORMS[form][0].format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FORMS[form][1](np.asarray(values, "f4")))
+    if known == "by the record":
+        (tmp_path / "dumps.json").write_text('{"classes": 7}')
+    score(*["--classes=7"] * (known == "by --classes"))
+    assert (tmp_path / "result.json").read_bytes() == TEN
+    if known == "by the record":
+        assert "dumps of 7 classes, not the 8 of --classes" in score("--classes=8", status=3)[1]
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f8"])
+def test_the_number_of_values_is_never_guessed_from_bytes_or_labels(kind, many, score, tmp_path):
+    """20 float16 values look like 10 float32 ones, 20 float64 ones like 40; labels below 10 would not show it."""
     many()
-    random = np.random.default_rng(0)
-    for path in sorted((tmp_path / "dumps").iterdir()):
+    for path in (tmp_path / "dumps").iterdir():
+        path.with_suffix(".bin").write_bytes(np.array(path.read_text().split(), kind).tobytes())
         path.unlink()
-    write({f"i{k:03}": random.standard_normal(40).astype("<f2").tobytes() for k in range(120)}, suffix="_1.bin")
-    assert score()[0].splitlines()[6] == ("or dumps in fp16, which look like half as many float32 values (here 20); "
-                                          "compile the om with --output_type=FP32")
+    assert "float64 ones; pass the network's number with --classes N" in score(status=3)[1]
+    assert score("--classes=20")[0].startswith("top-1 ")
+    assert "values of 2, 4 or 8 bytes" in score("--classes=15", status=3)[1]
+
+
+def test_runs_side_by_side_and_second_outputs_are_named(refusal, ten, tmp_path):
+    """And the cure works."""
+    for path in sorted((tmp_path / "dumps").iterdir()):
+        for number in (0, 1):
+            (tmp_path / f"dumps/{path.name[:-6]}_{number}.bin").write_bytes(np.zeros(7 - 3 * number, "<f4").tobytes())
+        path.unlink()
+    assert refusal() == ("dumps/img_0_0.bin and dumps/img_0_1.bin: two dumps for one image, 10 times: remove the stale "
+                         "ones, or those of a second output (*_1, where ais_bench wrote *_0)")
+    for path in (tmp_path / "dumps").glob("*_1.bin"):
+        path.unlink()
+    (tmp_path / "two/a").mkdir(parents=True)
+    shutil.copytree(tmp_path / "dumps", tmp_path / "two/b")
+    shutil.copy(tmp_path / "dumps/img_0_0.bin", tmp_path / "two/a")
+    (tmp_path / "dumps").rename(tmp_path / "one")
+    (tmp_path / "two").rename(tmp_path / "dumps")
+    assert refusal() == "dumps: dumps of 2 runs (a, b); pass the folder of one"
+    shutil.rmtree(tmp_path / "dumps/a")
 
 
 def put_perf_file(folder, seconds_ago, latency_ms):

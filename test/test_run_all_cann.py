@@ -522,8 +522,8 @@ def test_float_tensors_of_an_om_with_aipp_and_the_reverse_are_refused_before_the
         manifest["recipe"]["dtype"] = "uint8"
         (work / "prep_dataset/manifest.json").write_text(json.dumps(manifest))
     bad = run_step(inputs, work, tmp_path, *INFER, status=3)
-    kinds = ("float32", "with") if change == "om" else ("uint8", "without")
-    assert f"prep_dataset: holds {kinds[0]} tensors, but xception_bs1.om was compiled {kinds[1]} AIPP" in bad.stderr
+    has, takes, by = ("float32", "uint8, HWC", "by") if change == "om" else ("uint8", "float32, CHW", "without")
+    assert f"prep_dataset: holds {has} tensors, CHW, but xception_bs1.om takes {takes}, {by} AIPP; rerun" in bad.stderr
 
 
 def test_aipp_makes_uint8_tensors_and_another_om(inputs, run, work):
@@ -545,10 +545,10 @@ def test_unreadable_images_end_the_run_or_are_left_out(inputs, run, tmp_path):
     bad.write_text("404 Not Found")
     done = run("--datasets_path", data, "--batch_sizes=1")
     assert (done.status, failed_step(done)) == (3, "4 Data set: images to tensors")
-    assert f"{bad}: cannot identify image file" in done.err
+    assert f"{bad}: text ('404 Not Found'...); download or copy it again" in done.err
     done = run("--datasets_path", data, "--batch_sizes=1", "--on-error", "skip")
     assert done.status == 0
-    assert (tmp_path / "work/prep_dataset/skipped.txt").read_text().startswith(f"{bad}\tcannot identify")
+    assert (tmp_path / "work/prep_dataset/skipped.txt").read_text().startswith(f"{bad}\ttext (")
     assert re.search(r"^top-1 +\d\d\.\d\d % \(1\d / 19\)", tables(done), re.MULTILINE)
     assert "partial run: 1 of 20 labels have no dump and are not counted" in tables(done)
 

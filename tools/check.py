@@ -30,7 +30,7 @@ from common.checkpoints import check_pickle
 from common.cli import Failure, listing, printable
 from common.files import free_space, hash_of, read
 from common.filetypes import refuse
-from common.onnx_file import read_onnx
+from common.onnx_file import check_network, read_onnx
 
 TENSOR, TENSOR_UINT8 = 12 * model.SIDE ** 2, 3 * model.SIDE ** 2  # bytes, as float32 and as uint8
 DUMP, MODEL = {"txt": 10_000, "bin": 4_000}, 92_000_000  # bytes: a dump; a checkpoint, ONNX or om (docs/formats.md)
@@ -71,7 +71,7 @@ def check_weights(args) -> str:
     options.find_weights(args)
     if args.weights.endswith(".onnx"):
         refuse(args.weights, "an ONNX file")
-        read_onnx(args.weights)
+        check_network(args.weights)
     else:
         check_pickle(args.weights)
     md5 = hash_of(args.weights, "md5")

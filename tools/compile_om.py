@@ -13,7 +13,8 @@ atc is the first on PATH: CANN's, or the stand-in in host/ (env.sh). It may repo
 one, so the om is checked.
 
 STEM.om.json: {command: [words], atc: path, precision: "f32", "fp16", "bf16" or "atc's default", onnx_sha256,
-om_sha256}: what the om was made from. The om is kept as long as all of it holds.
+batch_size, aipp, dtype and layout (of the tensors that it takes: float32 CHW, or uint8 HWC by AIPP), classes (null if
+the ONNX does not say), om_sha256}: what the om was made from. The om is kept as long as all of it holds.
 
 Exit status: atc's own (255) if it fails; 4 if it succeeds without leaving a complete om.
 """
@@ -30,6 +31,7 @@ from common import cli, model
 from common.cli import Failure, parser_of, positive, printable, run, say
 from common.files import hash_of, read_json, write
 from common.jobs import end_with_parent
+from common.onnx_file import check_network, classes_of
 from host import om
 
 PRECISIONS = {  # name: (atc's flag, the name in a host om's header)
@@ -75,8 +77,11 @@ def main() -> int:
     command = atc_command(args.onnx, args.stem, args.batch_size, args.soc_version, args.precision, args.aipp)
     if not cli.quiet:
         say("$ " + " ".join(map(shlex.quote, command)))
+    network = check_network(args.onnx)
     made = {"command": command, "atc": os.path.realpath(atc), "precision": args.precision or DEFAULT,
-            "onnx_sha256": hash_of(args.onnx)}
+            "onnx_sha256": hash_of(args.onnx), "batch_size": args.batch_size, "aipp": args.aipp,
+            "dtype": "uint8" if args.aipp else "float32", "layout": "HWC" if args.aipp else "CHW",
+            "classes": classes_of(network)}
     if is_current(target, made):
         print(f"{printable(str(target))}: up to date")
         return 0

@@ -4,6 +4,7 @@ Everything specific to a tool is here, in one entry of ENGINES; infer.py treats 
 """
 import functools
 import json
+import operator
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ from common import model
 from common.cli import Failure
 from common.files import hash_of, located, read, read_json, size_of, write
 from common.images import image_name
+from host import om as host_om
 from host.om import ASCEND_MAGIC
 
 BINARY = f"benchmark.{platform.machine()}"
@@ -304,15 +306,21 @@ def is_ascend(om: Path) -> bool:
 
 
 def recorded(om: Path) -> dict:
-    """Return what compile_om.py had the om compiled for, {"batch_size": int, "aipp": bool}; {} without its record."""
+    """Return what is known of an om: {batch_size, aipp, dtype, layout, classes}, from compile_om.py or a host header.
+
+    {} without either.
+    """
     try:
         record = read_json(f"{om}.json")
-        if record["om_sha256"] != hash_of(om):
-            return {}
-        (shape,) = (word for word in record["command"] if word.startswith("--input_shape="))
-        return {"batch_size": int(re.search(r":(\d+),", shape).group(1)),
-                "aipp": any(word.startswith("--insert_op_conf=") for word in record["command"])}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        if record["om_sha256"] == hash_of(om):
+            return {key: record[key] for key in ("batch_size", "aipp", "dtype", "layout", "classes")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        header = host_om.load(om)[0]
+        return {"batch_size": header["batch_size"], **host_om.takes(header),
+                "classes": functools.reduce(operator.mul, header["outputs"][0]["shape"][1:], 1)}
+    except (Failure, OSError, KeyError, TypeError):
         return {}
 
 

@@ -17,10 +17,11 @@ OUT: a folder with one dump per line of INFO, as the tool writes it: NAME_1.txt 
 .bin with --dumps bin, complete, without NaN or infinite values. The same command resumes a run that failed or was
 killed.
 OUT.json (the only output of --round, pure inference on synthetic data), read by summary.py: {engine, device,
-batch_size, images, commands, rates: {device id: {interface, images, stages}}, e2e, complete, made_from}; rates in
-images/s, stages in ms per image as benchmark prints them ({} from ais_bench). After a resume, a rate is that of all
-pieces, weighted by their images. A killed piece has no rate; then the images of `rates` are fewer than `images`, and
-the tables say so. The tools work below ./result, and their output is kept in ./result/*.log.
+batch_size, images, classes (values per dump, null if not known), commands, rates: {device id: {interface, images,
+stages}}, e2e, complete, made_from}; rates in images/s, stages in ms per image as benchmark prints them ({} from
+ais_bench). After a resume, a rate is that of all pieces, weighted by their images. A killed piece has no rate; then the
+images of `rates` are fewer than `images`, and the tables say so. The tools work below ./result, and their output is
+kept in ./result/*.log.
 
 Exit status: 4 if a tool failed, omitted dumps, printed no rate or hung; its device is named, the others finish.
 """
@@ -44,7 +45,7 @@ import engines
 from common import cli
 from common.cli import Failure, listing, parser_of, positive, progress, run, say
 from common.files import free_space, hash_of, hold, located, read, read_json, write
-from common.formats import DUMP_LIMIT, MANIFEST, dump_of, info_text, read_dump, read_info, read_manifest
+from common.formats import DUMP_LIMIT, MANIFEST, check_tensors, dump_of, info_text, read_dump, read_info
 from common.images import image_name
 from common.jobs import end_with_parent
 from engines import ENGINES, WORK
@@ -370,19 +371,6 @@ def save_record(path: Path, record: dict):
     write(path, json.dumps(record, indent=1) + "\n")
 
 
-def check_tensors(om: Path, folder: str):
-    """Raise Failure if the tensors are float32 and the om takes uint8, or the reverse, as far as both are on record.
-
-    benchmark may hang on them; ais_bench packs four of one kind to a tensor of the other.
-    """
-    recipe, compiled = (read_manifest(folder) or {}).get("recipe"), engines.recorded(om)
-    if not isinstance(recipe, dict) or not compiled or compiled["aipp"] == (recipe.get("dtype") == "uint8"):
-        return
-    kind = "with" if compiled["aipp"] else "without"
-    raise Failure(f"{folder}: holds {recipe.get('dtype')} tensors, but {om} was compiled {kind} AIPP; rerun "
-                  f"img_preprocess.py {kind} --aipp, or compile the om again")
-
-
 def run_dataset(args, engine: str, record_path: Path) -> int:
     """Make the dumps that are missing; see the head of this file."""
     samples = read_samples(Path(args.info))
@@ -392,7 +380,9 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
                            "tensors": hash_of(manifest) if manifest.exists() else None}}
     if args.dumps != "txt":
         fresh["made_from"]["dumps"] = args.dumps
-    check_tensors(args.om, os.path.dirname(samples[0][1]))
+    compiled = engines.recorded(args.om)
+    check_tensors(os.path.dirname(samples[0][1]), args.om, compiled)  # benchmark may hang on them
+    fresh["classes"] = compiled.get("classes")
     owner = hashlib.sha256(f"{fresh['made_from']} {args.out}".encode()).hexdigest()
     record = load_record(record_path, fresh)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import _root
 from common import model
 from common.cli import Failure, listing, parser_of, run, say
 from common.formats import bins_of, read_labels
-from common.images import find_images, open_image
+from common.images import eight_bits, find_images, is_deep, open_image
 
 TOP = 5
 BATCH = 4  # images at a time: fastest on few cores
@@ -37,7 +37,9 @@ def predict(network, paths: list, short_side: int, interpolation: str):
     found = []
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):
-            images = torch.stack([transform(open_image(path).convert("RGB")) for path in paths[start:start + BATCH]])
+            photos = [eight_bits(photo) if is_deep(photo) else photo
+                      for photo in map(open_image, paths[start:start + BATCH])]
+            images = torch.stack([transform(photo.convert("RGB")) for photo in photos])
             values = network(images)
             found.append(values.topk(min(TOP, values.shape[1])).indices)
     return torch.cat(found)
