@@ -42,6 +42,7 @@ def provenance(checkpoint: Path, asked=None) -> dict:
     """Return what determines the ONNX file's content: {name: value}, strings, for its metadata_props."""
     digest = hash_of(checkpoint, "md5")
     if checkpoint.name == model.PUBLISHED_NAME and digest != model.PUBLISHED_MD5:
+        refuse(checkpoint, "the published weights")
         raise Failure(
             f"{checkpoint}: md5 is {digest}, the published file's is {model.PUBLISHED_MD5}; download it "
             "again, or rename other weights"
@@ -210,7 +211,6 @@ def main() -> int:
     cure = "export on another machine, and copy the .onnx (README section 3)"
     need("Python", platform.python_version(), OLDEST_PYTHON, cure)
     need("torch", torch_version(), OLDEST_TORCH, cure)
-    refuse(args.checkpoint, "a PyTorch checkpoint")
     metadata = provenance(args.checkpoint, args.state_dict)
     if is_current(args.onnx, metadata):
         print(f"{args.onnx}: up to date with the weights (md5 {metadata['weights_md5']})")

@@ -21,7 +21,7 @@ import zipfile
 from pathlib import Path
 
 from common.cli import Failure, listing, printable, say
-from common.filetypes import refuse
+from common.filetypes import AGAIN, CUT, look, refuse
 from common.jobs import end_with_parent
 
 ROOM = 256 << 20  # bytes that reading a checkpoint may take in addition to twice its size
@@ -29,7 +29,9 @@ CPU_SECONDS, BYTES_A_SECOND = 3, 25 << 20  # CPU time that reading may take; a f
 WALL_FACTOR = 20  # seconds of waiting per second of CPU time: for a busy machine or slow disk
 NAME_LIMIT = 200  # characters of a tensor's name; the network's longest has 33, and trainers add prefixes
 NOTE_LIMIT = 500  # characters
-PICKLE_LIMIT = 4 << 20  # bytes of a pickle, without its tensors, that are looked at; the network's has 40,000
+STORAGES = {"DoubleStorage": 8, "LongStorage": 8, "HalfStorage": 2, "BFloat16Storage": 2, "ShortStorage": 2,
+            "ByteStorage": 1, "CharStorage": 1, "BoolStorage": 1}  # bytes of a value; others have 4
+PICKLE_LIMIT = 1 << 18  # bytes of a pickle, without its tensors, that are looked at; the network's has 40,000
 DEPTH = 3  # dictionaries in each other, down to the state dict
 # What wrappers insert, at any place: nn.DataParallel, torch.compile, FSDP, activation checkpointing, Lightning's Fabric
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -112,11 +114,39 @@ def pickle_of(path) -> bytes:
         return file.read(PICKLE_LIMIT)
 
 
+def claimed(path) -> int:
+    """Return the bytes of the tensors in a zip of torch.save that was cut short, by its pickle, which comes first."""
+    with open(path, "rb") as file:
+        start = file.read(PICKLE_LIMIT)
+    total, kind, number, memo, before = 0, "", 0, {}, ""
+    try:
+        content = io.BytesIO(start[start.index(b"\x80\x02", start.index(b"data.pkl")):])
+        for code, argument, _ in pickletools.genops(content):
+            if code.name == "GLOBAL" and argument.endswith("Storage"):
+                kind = argument.split()[1]
+            elif code.name in ("BINPUT", "LONG_BINPUT") and before == "GLOBAL":
+                memo[argument] = kind
+            elif code.name in ("BINGET", "LONG_BINGET") and memo.get(argument):
+                kind = memo[argument]
+            elif code.name.startswith("BININT"):
+                number = argument
+            elif code.name == "BINPERSID":  # of ("storage", kind, key, place, number of values)
+                total += number * STORAGES.get(kind, 4)
+            before = code.name
+    except ValueError:
+        pass
+    return total
+
+
 def check_pickle(path):
     """Raise Failure that says what a file is, if it is not a checkpoint of the default kind, or holds a whole model."""
+    if look(path).startswith(CUT) and claimed(path) > os.path.getsize(path):
+        raise Failure(f"{path}: cut short: {os.path.getsize(path):,} bytes, of which its tensors alone have "
+                      f"{claimed(path):,}; {AGAIN}")
     refuse(path, "a PyTorch checkpoint")
     if is_safetensors(path):
         return
+    called = []
     try:
         data = pickle_of(path)
         if data[:1] == b"\x08":
@@ -125,10 +155,10 @@ def check_pickle(path):
             raise Failure(f"{path}: saved with pickle protocol {data[1]}; where it was made, save it again without "
                           "pickle_protocol: torch.save(model.state_dict(), 'weights.pth')")
         stream = io.BytesIO(data)  # before torch 1.6 three short pickles, then the content
-        called = [argument for _ in range(1 if zipfile.is_zipfile(path) else 4)
-                  for code, argument, _ in pickletools.genops(stream) if code.name == "GLOBAL"]
+        for _ in range(1 if zipfile.is_zipfile(path) else 4):
+            called += [argument for code, argument, _ in pickletools.genops(stream) if code.name == "GLOBAL"]
     except (ValueError, LookupError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, StopIteration):
-        return  # damaged: torch says how
+        pass  # damaged, of which torch says how, or longer
     layers = [name for name in called if name.startswith("torch.nn.modules.")]
     if layers:
         raise Failure(f"{path}: a whole model ({called[0].replace(' ', '.')[:100]}), whose code must not be run, "

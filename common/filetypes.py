@@ -12,6 +12,7 @@ START = 1 << 12  # bytes that are looked at
 TAR_MARK = 257  # where a POSIX tar has its name
 TORCH_TAR = (b"sys_info", b"pickle", b"storages")  # files in checkpoints of torch before 0.1.10
 AGAIN, CONVERT = "download or copy it again", "convert it to JPEG or PNG"
+CUT = "a zip that was cut short or damaged"
 TEXTS = (  # pattern of the first characters, in lower case; what it is
     (rb"version https://(git-lfs|hawser)", "a git-lfs pointer, not the file itself; run: git lfs pull"),
     (rb"[^\n]{0,200}/annex/objects/", "a git-annex pointer, not the file itself; run: git annex get"),
@@ -73,7 +74,7 @@ def look_at_zip(path, size: int) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError, EOFError):
-        return f"a zip that was cut short or damaged, of {size:,} bytes; {AGAIN}"
+        return f"{CUT}, of {size:,} bytes; {AGAIN}"
     if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
         return ""
     return f"a zip archive of {printable(listing(names))[:200]}; unpack it first"

@@ -157,7 +157,7 @@ def zipped(*names):
 
 
 def cut(path):
-    torch.save({"a": torch.ones(10_000)}, path)
+    torch.save({"a": torch.ones(10_000), "b": torch.ones(5, dtype=torch.int64)}, path)
     path.write_bytes(path.read_bytes()[:20_000])
 
 
@@ -175,7 +175,8 @@ FOREIGN = {
     "npy": (b"\x93NUMPY\x01\x00" + bytes(99), "a NumPy array"), "text": (b"hello", "text .'hello'"),
     "zip of a checkpoint": (zipped("model.pth"), "a zip archive of model.pth; unpack it first"),
     "npz": (zipped("fc.npy", "conv1.npy"), "a zip archive of fc.npy, conv1.npy"),
-    "cut": (cut, "a zip that was cut short or damaged, of 20,000 bytes; download or copy it again"),
+    "cut": (cut, "cut short: 20,000 bytes, of which its tensors alone have 40,040; download or copy it ag"),
+    "damaged zip": (b"PK\x03\x04" + bytes(50), "a zip that was cut short or damaged, of 54 bytes; download or copy it"),
     "protocol 4": (lambda path: torch.save({"a": torch.ones(1)}, path, pickle_protocol=4), "protocol 4; where it"),
     "protocol 5, old format": (lambda path: torch.save({"a": torch.ones(1)}, path, pickle_protocol=5,
                                                        _use_new_zipfile_serialization=False), "pickle protocol 5"),
