@@ -154,6 +154,12 @@ def last_word(kind, error, traces):
     sys.__excepthook__(kind, error, traces)
 
 
+def let_go():
+    """Leave signals to the kernel: at exit, Python would print what a handler raises as an ignored exception."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def run(main, program=""):
     """Call main() and exit with its status; any error becomes one line on stderr that starts with `program`."""
     global debug, quiet  # noqa: PLW0603 (one command line for one process)
@@ -171,11 +177,13 @@ def run(main, program=""):
     try:
         status = main()
         sys.stdout.flush()
+        let_go()
     except KeyboardInterrupt as error:
         number = error.args[0]
         say(f"{program}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
         os._exit(128 + number)  # at once: at exit a library may wait for its work to end
     except Exception as error:
+        let_go()
         message, status = explain(error)
         trace()
     else:

@@ -941,6 +941,7 @@ def test_the_precision_is_handed_to_atc_and_put_on_record(option, flag, recorded
      "/no: no such file; correct --synsets"),
     (["--weights", "{onnx}", "--datasets_path", "{data}", "--reference=measure"], 2,
      "--reference measure needs a checkpoint"),
+    (["--weights", "{onnx}", "--datasets_path", "{data}", "--state_dict=ema"], 2, "--state_dict needs a checkpoint"),
     (["--on-error", "ignore"], 2, "argument --on-error: invalid choice: 'ignore'"),
     (["--engine=nonsense"], 2, "argument --engine: invalid choice: 'nonsense'"),
     (["--interpolation=cubic"], 2, "argument --interpolation: invalid choice: 'cubic'"),

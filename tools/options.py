@@ -137,6 +137,8 @@ def complete(args) -> argparse.Namespace:
         refuse(f"{given} needs {other}")
     if args.seed and not args.sample:
         refuse("--seed needs --sample")
+    if args.state_dict and (not args.weights or args.weights.endswith(".onnx")):
+        refuse("--state_dict needs a checkpoint, by --weights")
     if args.reference == "measure" and (args.weights or "").endswith(".onnx"):
         refuse("--reference measure needs a checkpoint; --weights is an .onnx")
     args.rank, args.world, args.local_rank = shares.of_this_process(os.environ)
