@@ -151,7 +151,11 @@ def check_pickle(path):
         data = pickle_of(path)
         if data[:1] == b"\x08":
             raise Failure(f"{path}: not a PyTorch checkpoint; if it is an ONNX file, give it a name that ends in .onnx")
-        if data[:1] == b"\x80" and data[1:2] > b"\x02":
+        if data[:1] != b"\x80":
+            raise Failure(f"{path}: not a PyTorch checkpoint, nor another file that is known here (it starts with the "
+                          f"bytes {data[:4].hex()}); weights of MindSpore, TensorFlow or others must be converted to "
+                          "PyTorch")
+        if data[1:2] > b"\x02":
             raise Failure(f"{path}: saved with pickle protocol {data[1]}; where it was made, save it again without "
                           "pickle_protocol: torch.save(model.state_dict(), 'weights.pth')")
         stream = io.BytesIO(data)  # before torch 1.6 three short pickles, then the content
@@ -247,17 +251,23 @@ def split(spelling: str, names: set) -> tuple:
 
 
 def candidates(content: dict, names: set) -> dict:
-    """Return {label: {network's name: [spellings]}} of what may be the network: with half of its `names` or more."""
+    """Return {label: (dictionary, {network's name: [spellings]})} of what has half of the network's `names` or more.
+
+    A head that is alone behind its prefix, as mmpretrain's head.fc beside backbone., belongs to the only one of these.
+    """
     found = {}
     for label, one in dictionaries(content):
         groups = collections.defaultdict(lambda: collections.defaultdict(list))
         for spelling in tensors_of(one):
             prefix, name = split(spelling, names)
             groups[prefix][name].append(spelling)
-        for prefix, group in groups.items():
+        for group in groups.values():
             group.pop("", None)
-            if 2 * len(group) >= len(names):
-                found[f"{label}.{prefix}".strip(".")] = (one, prefix, group)
+        large = {prefix: group for prefix, group in groups.items() if 2 * len(group) >= len(names)}
+        heads = [group for group in groups.values() if group.keys() == {"fc.weight", "fc.bias"}]
+        if len(large) == len(heads) == 1 and "fc.weight" not in next(iter(large.values())):
+            next(iter(large.values())).update(heads[0])
+        found.update((f"{label}.{prefix}".strip("."), (one, group)) for prefix, group in large.items())
     return found
 
 
@@ -298,14 +308,14 @@ def find_state(path: Path, content, names: set, asked=None) -> dict:
         raise Failure(f"{path}: contains no state dict of this network: {len(keys)} {'tensors' if most else 'entries'} "
                       f"({printable(listing(key[:NAME_LIMIT] for key in keys))}); pass Xception weights, {ANOTHER}")
     label = choose(path, list(found), asked)
-    one, _, group = found[label]
+    one, group = found[label]
     twice = [spellings for spellings in group.values() if len(spellings) > 1]
     if twice:
         heads = any(spelling.rpartition(".")[0] != twice[0][0].rpartition(".")[0] for spelling in twice[0])
         raise Failure(f"{path}: two tensors for one of the network's: {listing(twice[0])}"
                       f"{'; remove one of the heads from the state dict' if heads else ''}")
     state = {name: one[spellings[0]] for name, spellings in group.items()}
-    others = {spelling for other, _, members in found.values() if other is one
+    others = {spelling for other, members in found.values() if other is one
               for spellings in members.values() for spelling in spellings}
     if any(isinstance(key, str) and len(key) >= NAME_LIMIT for key in dict.keys(one)):
         raise Failure(f"{path}: a tensor's name has more than {NAME_LIMIT} characters; {ANOTHER}")

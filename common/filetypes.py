@@ -11,7 +11,7 @@ from common.files import size_of
 START = 1 << 12  # bytes that are looked at
 TAR_MARK = 257  # where a POSIX tar has its name
 TORCH_TAR = (b"sys_info", b"pickle", b"storages")  # files in checkpoints of torch before 0.1.10
-AGAIN, CONVERT = "download or copy it again", "convert it to JPEG or PNG"
+AGAIN, CONVERT, TABLE = "download or copy it again", "convert it to JPEG or PNG", "save it as CSV"
 CUT = "a zip that was cut short or damaged"
 TEXTS = (  # pattern of the first characters, in lower case; what it is
     (rb"version https://(git-lfs|hawser)", "a git-lfs pointer, not the file itself; run: git lfs pull"),
@@ -22,7 +22,8 @@ TEXTS = (  # pattern of the first characters, in lower case; what it is
     (rb"[\[{]\s*(\"|[\[{\]}]|\d)", f"JSON, perhaps a server's error message; {AGAIN}"),
 )
 ARCHIVES = {  # first bytes: name, and what unpacks it
-    b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ\0": ("xz", "unxz"),
+    b"\x1f\x8b": ("gzip", "gunzip"), **{b"BZh%d1AY&SY" % level: ("bzip2", "bunzip2") for level in range(1, 10)},
+    b"\xfd7zXZ\0": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"), b"\x04\x22\x4d\x18": ("lz4", "unlz4"), b"\x1f\x9d": ("compress", "gunzip"),
     b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x"), b"Rar!\x1a\x07": ("RAR", "unrar x"),
 }
@@ -34,6 +35,8 @@ FORMATS = {  # first bytes: what the file is
     **dict.fromkeys((b"\xff\x0a", b"\0\0\0\x0cJXL "), f"JPEG XL; {CONVERT}"),
     **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), f"JPEG 2000; {CONVERT}"),
     b"%PDF": f"a PDF; {CONVERT}", b"8BPS": f"a Photoshop file; {CONVERT}",
+    b"PAR1": f"a Parquet table; {TABLE}", b"\xd0\xcf\x11\xe0": f"an old Office file; {TABLE}",
+    b"SQLite format 3\0": f"a database; {TABLE}",
     b"\0\x05\x16\x07": "an AppleDouble file, which macOS leaves beside another file",
 }
 BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIC",
@@ -51,6 +54,8 @@ def look(path) -> str:
     found = next((what for pattern, what in TEXTS if re.match(pattern, text)), "")
     if found:
         return found
+    if re.fullmatch(rb"[\t\n\r\x20-\x7e]+", start):
+        return f"text ({start[:30].decode()!r}...); {AGAIN}"
     for magic, (name, command) in ARCHIVES.items():
         if start.startswith(magic):
             return f"compressed by {name}; unpack it first ({command})"
@@ -63,9 +68,7 @@ def look(path) -> str:
     if start[4:8] == b"ftyp":
         brand = BRANDS.get(start[8:12])
         return f"{brand}, which Pillow cannot read; {CONVERT}" if brand else "a film"
-    if re.fullmatch(rb"[\t\n\r\x20-\x7e]+", start):
-        return f"text ({start[:30].decode()!r}...); {AGAIN}"
-    return look_at_zip(path, size) if start.startswith(b"PK") else ""
+    return look_at_zip(path, size) if start.startswith((b"PK\3\4", b"PK\5\6")) else ""
 
 
 def look_at_zip(path, size: int) -> str:
@@ -77,6 +80,8 @@ def look_at_zip(path, size: int) -> str:
         return f"{CUT}, of {size:,} bytes; {AGAIN}"
     if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
         return ""
+    if any(name in ("xl/workbook.xml", "content.xml") for name in names):
+        return f"a spreadsheet; {TABLE}"
     return f"a zip archive of {printable(listing(names))[:200]}; unpack it first"
 
 

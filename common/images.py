@@ -17,22 +17,22 @@ OLDEST_PILLOW = "7.2"  # the guide's; older ones were not run
 NAME_LIMIT = 255 - len("_1.txt.part")  # bytes: the longest file name, less what later steps append
 SYNSET_IN_NAME = re.compile(r"(?:^|[_.-])(n[0-9]{8})(?=[_.-]|$)")  # ILSVRC2012_val_00000001_n01440764.JPEG
 
-# What systems and tools leave in folders, in lower case. Names that begin with a dot are too: .ipynb_checkpoints,
-# .DS_Store, ._x.jpg, .Trash-1000, .snapshot, .git
+# What systems and tools leave in folders, in lower case, x for a number at the end. So are names that begin with a
+# dot: .ipynb_checkpoints, .DS_Store, ._x.jpg, .Trash-1000, .snapshot, .git
 LEFTOVERS = {
     "__macosx", "icon\r", "desktop db", "desktop df", "network trash folder", "temporary items",  # macOS, its archives
     "thevolumesettingsfolder", "thefindbycontentfolder",
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler", "recycled",  # Windows
-    "system volume information", "found.000", "msocache",
+    "system volume information", "found.x", "msocache",
     "@eadir", "@tmp", "@sharebin", "@database", "@download", "@img_bkp_cache", "#recycle", "#snapshot",  # Synology
-    "@recycle", "@recently-snapshot", "@transcode", "@__thumb", "~snapshot",  # QNAP, NetApp
-    "lost+found", "__pycache__",
+    "@recycle", "@recently-snapshot", "@transcode", "@__thumb", "~snapshot", "trashbox",  # QNAP, NetApp, Buffalo
+    "paxheader", "paxheaders", "paxheaders.x", "lost+found", "__pycache__",  # tar, Linux, Python
 }
 
 
 def is_leftover(name: str) -> bool:
     """Return True if a file or folder is neither an image nor a class: a hidden one, or one of LEFTOVERS."""
-    return name.startswith((".", "~$")) or name.lower() in LEFTOVERS
+    return name.startswith((".", "~$")) or re.sub(r"(?<=\.)[0-9]+$", "x", name.lower()) in LEFTOVERS
 
 
 def report_leftovers(folder, names: list):

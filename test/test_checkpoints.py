@@ -67,6 +67,8 @@ FORMS = {
     "averaged by torch": lambda s: {"n_averaged": torch.tensor(7), **prefixed("module.", s)},
     "last_linear": lambda s: head(s, "last_linear"), "classifier": lambda s: head(s, "classifier"),
     "head in Sequential": lambda s: head(s, "fc.1"), "head of timm": lambda s: head(s, "head.fc"),
+    "mmpretrain": lambda s: {"meta": {}, "state_dict": {
+        f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value for key, value in s.items()}},
     "head as a 1x1 convolution": lambda s: head(s, "last_linear", lambda weight: weight[:, :, None, None]),
     "double": lambda s: {key: value.double() if value.is_floating_point() else value for key, value in s.items()},
 }
@@ -184,6 +186,7 @@ FOREIGN = {
     "whole": (lambda path: torch.save(nn.Sequential(nn.Linear(2, 2)), path), "a whole model .torch.nn.modules.cont"),
     "whole, old format": (lambda path: torch.save(nn.Linear(2, 2), path, _use_new_zipfile_serialization=False),
                           "a whole model .torch.nn.modules.linear.Linear"),
+    "mindspore": (b"\n&\n\x0cconv1.weight\x12\x16" + bytes(9), "starts with the bytes 0a260a0c.; weights of MindSpore"),
     "onnx": (b"\x08\x06\x12\x07pytorch" + bytes(99), "if it is an ONNX file, give it a name that ends in .onnx"),
 }
 
@@ -200,7 +203,7 @@ def test_another_file_is_named_with_its_cure_by_exporter_and_check(kind, tmp_pat
         check.check_weights(args)
     with pytest.raises(Failure, match=message):
         load(path)
-    if isinstance(content, bytes) and kind != "onnx":
+    if isinstance(content, bytes) and kind not in ("onnx", "mindspore"):
         args.weights = str(path.rename(tmp_path / "x.onnx"))
         with pytest.raises(Failure, match=f"not an ONNX file, but .*{message}"):
             check.check_weights(args)

@@ -1,5 +1,6 @@
 """labels.py: each way in which data sets tell their classes becomes the same val_label.txt, or is refused by name."""
 import sys
+import zipfile
 
 from conftest import SUITE, run
 
@@ -308,6 +309,7 @@ def test_invalid_map_is_refused(text, message, tmp_path):
     "a.JPEG\t3\nb.JPEG\t0\nc.JPEG\t999\n",
     "file name\tlabel\n a.JPEG\t3.0\nb.JPEG\t0.0\nval/c.JPEG\t9.99E+02\n",
     '"a.JPEG" 3\n"b.JPEG" 0\n"c.JPEG" 999\n', '"file", "label"\n"a.JPEG", "3"\n"b.JPEG", "0"\n"c.JPEG", "999"\n',
+    '{"a.JPEG": 3, "val/b.JPEG": 0, "c.JPEG": "999"}',
     "image class\na.JPEG 3\nb.JPEG 0\nc.JPEG 999\n", "a.JPEG|3\nb.JPEG|0\nc.JPEG|999\n",
     "a.JPEG 3.0\nb.JPEG 0.0\nc.JPEG 999.\n",
     "a.JPEG, 3\nb.JPEG, 0\nc.JPEG, 999\n", ",image,label\n0,a.JPEG,3\n1,b.JPEG,0\n2,c.JPEG,999\n",
@@ -320,6 +322,24 @@ def test_tables_of_spreadsheets_and_their_floats(text, tmp_path):
 
 
 @pytest.mark.parametrize("number", ["1E+02", "1,000", "1.000", "3.5", "1.23E+01"])
+def test_names_that_look_like_other_files(tmp_path):
+    (tmp_path / "source").write_text("PK_é.jpg 1\nBZh.jpg 2\nGIF8.jpg 3\n")
+    assert make(tmp_path)[1] == "BZh.jpg 2\nGIF8.jpg 3\nPK_é.jpg 1\n"
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"PK", "a spreadsheet; save it as CSV"), (b"PAR1" + bytes(9), "a Parquet table; save it as CSV"),
+    (b"<!DOCTYPE html>", "a web page"), (b'["a", "b"]', 'JSON, but not {"NAME.JPEG": CLASS, ...}'),
+    (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer, not the file itself; run: git lfs pull"),
+])
+def test_files_that_are_no_text_are_named(content, message, tmp_path):
+    (tmp_path / "source").write_bytes(content)
+    if content == b"PK":
+        with zipfile.ZipFile(tmp_path / "source", "w") as archive:
+            archive.writestr("xl/workbook.xml", "")
+    assert message in make(tmp_path, status=3)
+
+
 def test_numbers_that_a_spreadsheet_may_have_changed_are_refused(number, tmp_path):
     (tmp_path / "source").write_text(f"a.JPEG 3\nb.JPEG {number}\n")
     assert "source:2: " in make(tmp_path, status=3)

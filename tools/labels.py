@@ -13,6 +13,7 @@ SOURCE is recognized by its content (docs/labels.md lists the forms):
                          (--folders number: any number is). Without class folders: images with a synset in each name
   CSV                    by comma, semicolon, tab or bar: a column of image names, and one of classes; more columns or
                          another order need a header (image, label), as Kaggle's LOC_val_solution.csv has
+  JSON                   {"NAME": CLASS, ...}
   one number per line    ILSVRC2012_validation_ground_truth.txt of ImageNet's development kit, which orders the
                          classes differently, from 1 to 1000: needs MAP
 MAP (--synsets or --class_list) assigns class ids to synsets (n01440764) or to names: the kit's meta.mat (read by scipy)
@@ -28,6 +29,7 @@ other SOURCE no file is written.
 OUT.txt: a line "NAME CLASS" for each image in order of name, class ids from 0.
 """
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -36,7 +38,8 @@ import _root
 
 from class_maps import SYNSET, read_map
 from common.cli import Failure, listing, parser_of, positive, printable, run, say
-from common.files import lines, write
+from common.files import JSON_LIMIT, decoded, lines, write
+from common.filetypes import look
 from common.formats import bare, bins_of, match, read_pairs, whole_number
 from common.images import (
     IMAGE_SUFFIXES,
@@ -233,6 +236,11 @@ def from_table(source: Path, rows: list, mark: str, ids: dict) -> dict:
 
 def from_text(source: Path, ids: dict, devkit: dict) -> tuple:
     """Return ({image: class id}, kind) of a text file; raises Failure naming an invalid line."""
+    found = look(source)
+    if found.startswith("JSON"):
+        return from_json(source, ids), "JSON"
+    if found and not found.startswith("text"):
+        raise Failure(f"{source}: no labels, but {found}")
     rows = [(number, line) for number, line in lines(source) if line.strip()]
     mark = re.fullmatch("sep=(.)", rows[0][1].strip().strip('"')) if rows else None  # for Excel
     rows = rows[1:] if mark else rows
@@ -247,6 +255,19 @@ def from_text(source: Path, ids: dict, devkit: dict) -> tuple:
         return from_table(source, rows, mark, ids), "CSV"
     except csv.Error as error:
         raise Failure(f"{source}: not a CSV: {error}") from error
+
+
+def from_json(source: Path, ids: dict) -> dict:
+    """Return {image: class id} of JSON {"NAME": CLASS}; raises Failure on other forms."""
+    try:
+        content = json.loads(decoded(source, JSON_LIMIT))
+        pairs = [(bare(name), str(label)) for name, label in content.items() if isinstance(label, (int, str))]
+        if len(pairs) < len(content) or len({image_name(name) for name, _ in pairs}) < len(pairs):
+            raise ValueError("a class that is no number or name, or an image twice")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise Failure(f"{source}: JSON, but not {{\"NAME.JPEG\": CLASS, ...}} ({error}); write it so, or as lines "
+                      "\"NAME CLASS\"") from error
+    return {name: class_of(label, str(source), ids) for name, label in pairs}
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------
