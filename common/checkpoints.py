@@ -161,7 +161,8 @@ def check_pickle(path):
         stream = io.BytesIO(data)  # before torch 1.6 three short pickles, then the content
         for _ in range(1 if zipfile.is_zipfile(path) else 4):
             called += [argument for code, argument, _ in pickletools.genops(stream) if code.name == "GLOBAL"]
-    except (ValueError, LookupError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, StopIteration):
+    except (ValueError, LookupError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, StopIteration,
+            OSError):
         pass  # damaged, of which torch says how, or longer
     layers = [name for name in called if name.startswith("torch.nn.modules.")]
     if layers:

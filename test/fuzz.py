@@ -17,6 +17,7 @@ import io
 import os
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,10 @@ import gen_dataset_info  # noqa: E402
 import imagenet_acc_eval  # noqa: E402
 import img_preprocess  # noqa: E402
 import infer  # noqa: E402
+import labels as label_forms  # noqa: E402
 import summary  # noqa: E402
+from class_maps import read_map  # noqa: E402
+from common import checkpoints, filetypes, onnx_file  # noqa: E402
 from common.cli import Failure  # noqa: E402
 from host import aipp, contract, om  # noqa: E402
 
@@ -64,6 +68,32 @@ def labels(data):
     found = imagenet_acc_eval.read_labels(put("val_label.txt", data))
     assert found
     assert all(isinstance(value, int) and 0 <= value < 10**9 for value in found.values())
+
+
+def other_labels(data):
+    found, _ = label_forms.labels_of(put("labels", data), classes=1000)
+    assert found
+    assert all(isinstance(value, int) and 0 <= value < 1000 for value in found.values())
+
+
+def class_map(data):
+    ids, kit = read_map(put("map", data))
+    assert ids
+    assert {*kit.values()} <= {*ids.values()} <= {*range(len(ids))}
+
+
+def onnx(data):
+    path = put("x.onnx", data)
+    filetypes.look(path)
+    network = onnx_file.check_network(path)
+    assert onnx_file.classes_of(network) is None or onnx_file.classes_of(network) >= 0
+
+
+def checkpoint(data):
+    """What is looked at before torch reads it."""
+    path = put("x.pth", data)
+    checkpoints.claimed(path)
+    checkpoints.check_pickle(path)
 
 
 def info(data):
@@ -150,8 +180,31 @@ RECORD = (b'{"complete": true, "batch_size": 1, "engine": "host", "device": "CPU
           b'"made_from": {"om": ""}, "rates": {"0": {"interface": 7.7, "images": 45}}}')
 NPU_SMI = (b"| NPU     Name     | Health  | Power(W) |\n| 0       310      | OK      | 12.8     |\n"
            b"| 0       0        | 0000:05:00.0 | 0   622 / 8192 |\n| Process id |\n")
+def small_onnx() -> bytes:
+    from onnx import TensorProto, helper
+
+    image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, sides)
+                     for name, sides in (("image", ["N", 3, 299, 299]), ("class", ["N", 6])))
+    graph = helper.make_graph([helper.make_node("X", ["image"], ["class"])], "g", [image], [logits])
+    made = helper.make_model(graph)
+    helper.set_model_props(made, {"weights_md5": "0"})
+    return made.SerializeToString()
+
+
+def small_checkpoint() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    return file.getvalue()
+
+
 SEEDS = {  # target: (reader, inputs; it accepts the first)
     "labels": (labels, [b"a.JPEG 65\nb.JPEG 970\n", b"\xff.JPEG 1\r\n\n"]),
+    "other_labels": (other_labels, [b"image;class\n\"a.JPEG\";65,0\nb.JPEG;9.70E+02\n", b'{"a.JPEG": 3}',
+                                    b"a.JPEG\t3\n", "a.JPEG 3\n".encode("utf-16")]),
+    "class_map": (class_map, [b"0 cat\n1 dog\n", b"n01440764 tench\nn01443537 goldfish\n", b'{"cat": 0}',
+                              b"n01440764 1 x\nn01443537 2\n", b'{"0": ["n01440764", "tench"]}', b"cat\ndog\n"]),
+    "onnx": (onnx, [small_onnx()]), "checkpoint": (checkpoint, [small_checkpoint(), b"\x80\x02}q\x00."]),
     "info": (info, [b"0 ./prep_dataset/a.bin 299 299\n1 ./prep_dataset/b.bin 299 299\n"]),
     "dump_text": (dump_text, [b"0.500000 -1.250000 1e-07 3 \n", b"nan \n"]),
     "dump_binary": (dump_binary, [np.arange(4, dtype="<f4").tobytes(), np.array([np.nan], "<f4").tobytes()]),

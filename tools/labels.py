@@ -288,6 +288,8 @@ def labels_of(source: Path, class_map=None, folders=None, classes=None, images=N
         labels, kind = from_folder(source, own, ids, folders, classes)
     else:
         labels, kind = from_text(source, ids, devkit)
+    if not labels:
+        raise Failure(f"{source}: contains no image")
     blank = [name for name in labels if name.split() != [name]]
     if blank:
         raise Failure(f"{source}: names with white space: {listing(blank)}; rename them")
