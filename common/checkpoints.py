@@ -4,7 +4,6 @@ Nothing in a checkpoint is run: torch.load reads it with weights_only=True. Impo
 """
 import argparse
 import collections
-import contextlib
 import datetime
 import io
 import os
@@ -44,8 +43,11 @@ ANOTHER = "or save its state_dict() alone: torch.save(model.state_dict(), FILE)"
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
-def harmless() -> list:
-    """Return what training tools store beside the weights and what runs no code: for torch's safe_globals."""
+def harmless(by_name: bool) -> list:
+    """Return what training tools store beside the weights and what runs no code: for torch's safe_globals.
+
+    `by_name`: also pairs (object, name in the pickle), which it takes from torch 2.6 on.
+    """
     import numpy as np
 
     core = getattr(np, "_core", None) or np.core  # renamed by numpy 2, and so in its pickles
@@ -53,6 +55,8 @@ def harmless() -> list:
     found = [argparse.Namespace, types.SimpleNamespace, np.dtype, np.ndarray, *dtypes, datetime.date,
              datetime.datetime, datetime.timedelta, datetime.timezone, collections.defaultdict, list, dict, tuple,
              frozenset, int, float, str]
+    if not by_name:
+        return [*found, core.multiarray.scalar, core.multiarray._reconstruct]
     for package in ("numpy.core", "numpy._core"):
         found += [(core.multiarray.scalar, f"{package}.multiarray.scalar"),
                   (core.multiarray._reconstruct, f"{package}.multiarray._reconstruct")]
@@ -67,9 +71,9 @@ def read_checkpoint(path: Path):
     import torch
 
     check_pickle(path)
-    safe_globals = getattr(torch.serialization, "safe_globals", lambda _: contextlib.nullcontext())  # from 2.5 on
+    allowed = harmless(tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6))
     try:
-        with warnings.catch_warnings(), safe_globals(harmless()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # what they warn about is refused, here or as not a state dict
             return read_safetensors(path) if is_safetensors(path) else \
                 torch.load(path, map_location="cpu", weights_only=True)

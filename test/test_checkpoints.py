@@ -10,6 +10,7 @@ import zipfile
 import check
 import options
 import xception_pth2onnx
+from common import checkpoints
 from common.cli import Failure
 from conftest import SUITE, run
 
@@ -78,6 +79,14 @@ FORMS = {
 def test_every_form_loads_the_same_bits(form, tmp_path, reference_state):
     torch.save(FORMS[form](reference_state), tmp_path / "x.pth", _use_new_zipfile_serialization="timm" not in form)
     assert_same(load(tmp_path / "x.pth"), reference_state)
+
+
+def test_what_is_allowed_by_torch_2_5_has_no_names(tmp_path):
+    torch.save({"a": argparse.Namespace(b=np.float64(1))}, tmp_path / "x.pth")
+    allowed = checkpoints.harmless(False)
+    assert not [one for one in allowed if isinstance(one, tuple)]
+    with torch.serialization.safe_globals(allowed):
+        assert torch.load(tmp_path / "x.pth", weights_only=True)["a"].b == 1
 
 
 def test_safetensors(tmp_path, reference_state):
