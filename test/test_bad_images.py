@@ -137,19 +137,23 @@ DEEP = {  # name: the file; each shows RAMP_8
 }
 
 
-@pytest.mark.parametrize("kind", DEEP)
-def test_more_than_8_bits_show_the_picture_that_the_file_shows(kind, tmp_path):
-    ramp = RAMP_8 if "12" not in kind else np.floor(RAMP // 16 * (255 / 4095) + 0.5).astype("u1")
-    for name, data in ((f"src/x.{kind}", DEEP[kind]), ("src/other.JPEG", encoded()),
-                       ("right/x.png", encoded(Image.fromarray(ramp), "PNG"))):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    words = ["--resize=30", "--crop=24", "--verify=9"]
-    done = run(sys.executable, SCRIPT, "src", "dst", *words, cwd=tmp_path)
-    assert "1 images of 16 bits or of floats were scaled to 8 bits" in done.stderr
-    assert "1 of 2 tensors compared with torchvision: every bit equal; 1 left out" in done.stdout
+def test_more_than_8_bits_show_the_picture_that_the_file_shows(tmp_path):
+    twelve = np.floor(RAMP // 16 * (255 / 4095) + 0.5).astype("u1")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "right").mkdir()
+    (tmp_path / "src/other.JPEG").write_bytes(encoded())
+    for kind, data in DEEP.items():
+        name = kind.replace(".", "_")
+        (tmp_path / f"src/{name}.{kind[-3:]}").write_bytes(data)
+        expected = Image.fromarray(twelve if "12" in kind else RAMP_8)
+        (tmp_path / f"right/{name}.png").write_bytes(encoded(expected, "PNG"))
+    words = ["--resize=30", "--crop=24"]
+    done = run(sys.executable, SCRIPT, "src", "dst", "--verify=9", *words, cwd=tmp_path)
+    assert f"{len(DEEP)} images of 16 bits or of floats were scaled to 8 bits" in done.stderr
+    assert f"1 of {len(DEEP) + 1} tensors compared with torchvision: every bit equal; {len(DEEP)} left" in done.stdout
     run(sys.executable, SCRIPT, "right", "expected", *words, cwd=tmp_path)
-    assert (tmp_path / "dst/x.bin").read_bytes() == (tmp_path / "expected/x.bin").read_bytes()
+    for path in (tmp_path / "expected").glob("*.bin"):
+        assert (tmp_path / "dst" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
