@@ -12,9 +12,9 @@ Layout, little-endian:
     12+n          payload, the output of OpenVINO's export_model
 
 Header: soc ("host-cpu"), requested_soc, batch_size, inputs and outputs (lists of {name,
-shape, dtype}), precision (in which the CPU computes: f32, bf16 or "fp16, emulated"), onnx_sha256,
-onnx_metadata (the ONNX file's metadata_props), openvino (version), aipp (null, or the settings
-of --insert_op_conf: then the input is u8, NHWC), payload_bytes, payload_sha256.
+shape, dtype}), precision (in which the CPU computes: f32, bf16, "fp16, emulated", int8 or "int8,
+simulated"), onnx_sha256, onnx_metadata (the ONNX file's metadata_props), openvino (version), aipp
+(null, or the settings of --insert_op_conf: then the input is u8, NHWC), payload_bytes, payload_sha256.
 """
 import hashlib
 import json
@@ -37,6 +37,7 @@ FIELDS = {"batch_size": int, "inputs": list, "outputs": list, "precision": str, 
           "onnx_metadata": dict, "openvino": str, "payload_bytes": int, "payload_sha256": str}  # and more
 ASCEND_MAGIC = b"IMOD"  # the first bytes of an om from the real atc
 EMULATED = "fp16, emulated"  # a precision: float32 arithmetic that rounds as fp16 does (host/precision.py)
+INT8, SIMULATED = "int8", "int8, simulated"  # of a deploy model; simulated: in float32, where the CPU lacks int8
 HEADER_LIMIT = 1 << 20  # bytes; real headers have about one thousand
 WORD_LIMIT = 100  # characters of a version, digest or the like
 PREFIX = struct.Struct("<8sI")
@@ -111,8 +112,22 @@ def engine_config(precision: str, hint: str = "THROUGHPUT") -> dict:
 
     Two requests on two cores gave 1.15 times the throughput of one (test/bench/RESULTS.md); `hint` LATENCY: one.
     """
-    return {"INFERENCE_PRECISION_HINT": "f32" if precision == EMULATED else precision, "PERFORMANCE_HINT": hint,
-            "PERFORMANCE_HINT_NUM_REQUESTS": REQUEST_LIMIT if hint == "THROUGHPUT" else 1}
+    settings = {"LP_TRANSFORMS_MODE": "NO"} if precision == SIMULATED else {}  # leave FakeQuantize in float32
+    return {"INFERENCE_PRECISION_HINT": precision if precision == "bf16" else "f32", "PERFORMANCE_HINT": hint,
+            "PERFORMANCE_HINT_NUM_REQUESTS": REQUEST_LIMIT if hint == "THROUGHPUT" else 1, **settings}
+
+
+def has_int8() -> bool:
+    """Return True if the CPU multiplies int8 without overflow: VNNI, AMX, or ARM's dot product.
+
+    On AVX2 and AVX-512 alone, the sum of two products of 8 bits is cut off at 16 bits (VPMADDUBSW); OpenVINO 2026.4
+    then is 37 % off at this network's first convolution.
+    """
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 
 
 def bound_memory(onnx, shapes):
@@ -129,8 +144,10 @@ def bound_memory(onnx, shapes):
 
 
 def effective_precision(compiled, asked: str) -> str:
-    """Return the precision in which the CPU computes: 'f32', 'bf16' or EMULATED; f32 where it lacks bf16."""
-    return EMULATED if asked == EMULATED else compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    """Return the precision in which the CPU computes, as asked, but f32 where it lacks bf16."""
+    if asked in (EMULATED, INT8, SIMULATED):
+        return asked
+    return compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
 
 def open_engine(path: Path, hint: str = "THROUGHPUT") -> tuple:
