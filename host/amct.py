@@ -36,9 +36,12 @@ def ifmr(values: np.ndarray, asymmetric: bool = True) -> tuple:
         high = max(abs(low), abs(high))
     if high - low <= 0:
         return 1.0, -128 if asymmetric else 0
-    counts, edges = np.histogram(values[values != 0], BINS)
-    centers = (edges[:-1] + edges[1:]) / 2
-    centers, counts = centers[counts > 0], counts[counts > 0]
+    lowest, highest = float(values.min()), float(values.max())
+    width = (highest - lowest) / BINS
+    places = np.minimum((values - np.float32(lowest)) * np.float32(1 / width), BINS - 1).astype(np.int32)
+    counts = np.bincount(places[values != 0], minlength=BINS)
+    centers = lowest + (np.flatnonzero(counts) + 0.5) * width
+    counts = counts[counts > 0]
     best = (np.inf, 0, 0)
     for end in RATIOS * high:
         floor = low if asymmetric else -end

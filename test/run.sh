@@ -29,7 +29,7 @@ ruff check .
 vermin --violations --no-tips --target=3.7- ./*.py common/*.py tools/*.py host/{contract,om}.py # what runs on an NPU host
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
 if ((!$#)); then # files with long tests first, so that no core waits for one; commands needs what default_job makes
-  first=(test/test_{default_job,faults,run_all_cann,torchrun,xception_pth2onnx,report,hostile,host,commands,study}.py)
+  first=(test/test_{default_job,faults,run_all_cann,commands,torchrun,original_client,hostile,report,study,host}.py)
   mapfile -t files < <(printf '%s\n' "${first[@]}" test/test_*.py | awk '!seen[$0]++')
   set -- -n 3 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
 fi
