@@ -91,8 +91,8 @@ def check_age(folder: Path, dumps: dict, allow_missing: bool):
 def values_per_dump(folder: Path, asked, first: str):
     """Return the number of classes that --classes or infer.py's records beside `folder` state; None of text dumps.
 
-    Raises Failure if nothing states it and dump `first` has no other number than one of bytes: half as many float32
-    values of a float64 dump, or twice as many of a float16 one, would give a believable accuracy.
+    Raises Failure if nothing states it, unless dump `first` has the bytes of ImageNet's classes in float32. A float64
+    dump taken for float32 has twice as many values, a float16 one half as many, and its accuracy may be believable.
     """
     folder = Path(os.path.abspath(folder))
     for path in [folder.with_name(f"{folder.name}.json"), *sorted(folder.glob("share*of*.json"))]:

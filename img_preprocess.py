@@ -53,7 +53,6 @@ from common.files import free_space, hold, replacing, write
 from common.formats import MANIFEST, bins_of, read_manifest
 from common.images import (
     check_pillow,
-    class_folder,
     eight_bits,
     find_images,
     is_deep,
@@ -363,11 +362,11 @@ def main() -> int:
     check_pillow()
     if not args.src.is_dir():
         raise Failure(f"{args.src}: no such folder")
-    images, bad = find_images(args.src)
-    empty = without_images(args.src, images)
+    found, bad = find_images(args.src)
+    empty = without_images(args.src, found)
     if empty:
         say(f"{args.src}: {len(empty)} folders without a readable image: {listing(empty)}")
-    images, bad = take_share(*take_some(images, bad, args.limit, args.sample, args.seed), args.share)
+    images, bad = take_share(*take_some(found, bad, args.limit, args.sample, args.seed), args.share)
     recipe = {"resize": args.resize, "crop": args.crop, "interpolation": args.interpolation,
               "dtype": "uint8", "layout": "HWC"}
     if not args.aipp:
@@ -390,9 +389,9 @@ def main() -> int:
     report_bad(args, bad, total)
     for name, _, _ in bad:
         images.pop(name, None)
-    lost = set(without_images(args.src, images)) & {class_folder(args.src, path) for _, path, _ in bad}
-    lost = sorted(lost - set(empty))
-    if lost and not (args.limit or args.sample or args.share[1] > 1):
+        found.pop(name, None)
+    lost = sorted(set(without_images(args.src, found)) - set(empty))
+    if lost:
         say(f"{args.src}: {len(lost)} folders of which no image could be read: {listing(lost)}")
     digest = hashlib.sha256()
     for name, (_, size, mtime_ns) in images.items():

@@ -38,7 +38,7 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 HEAD = re.compile(r"(?:fc|last_linear|classifier|head|logits|output)(?:\.(?:[0-9]+|fc|linear))?\.(weight|bias)")
 AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|shadow)(?:[_.]|$)", re.IGNORECASE)
 FIRST_CHOICES = ("state_dict", "model", "model_state_dict", "net", "")  # of several that are not averages
-ANOTHER = "or save its state_dict() alone: torch.save(model.state_dict(), FILE)"
+SAVE = "save its state_dict(): torch.save(model.state_dict(), FILE)"
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -303,27 +303,27 @@ def find_state(path: Path, content, names: set, asked=None) -> dict:
         raise Failure(f"{path}: a list of {len(content)} pairs ({listing(pair[0] for pair in content)}); save it as a "
                       f"dictionary: torch.save(dict(torch.load({os.path.basename(path)!r})), 'weights.pth')")
     if not isinstance(content, dict):
-        raise Failure(f"{path}: contains no state dict, but a {type(content).__name__}; {ANOTHER}")
+        raise Failure(f"{path}: contains no state dict, but a {type(content).__name__}; {SAVE}")
     if not content:
-        raise Failure(f"{path}: an empty dictionary; {ANOTHER}")
+        raise Failure(f"{path}: an empty dictionary; {SAVE}")
     found = candidates(content, names)
     if not found:
         most = max((tensors_of(one) for _, one in dictionaries(content)), key=len)
         keys = list(most) or [str(key) for key in dict.keys(content)]
         raise Failure(f"{path}: contains no state dict of this network: {len(keys)} {'tensors' if most else 'entries'} "
-                      f"({printable(listing(key[:NAME_LIMIT] for key in keys))}); pass Xception weights, {ANOTHER}")
+                      f"({printable(listing(key[:NAME_LIMIT] for key in keys))}); pass Xception weights, or {SAVE}")
     label = choose(path, list(found), asked)
     one, group = found[label]
     twice = [spellings for spellings in group.values() if len(spellings) > 1]
     if twice:
-        heads = any(spelling.rpartition(".")[0] != twice[0][0].rpartition(".")[0] for spelling in twice[0])
-        raise Failure(f"{path}: two tensors for one of the network's: {listing(twice[0])}"
-                      f"{'; remove one of the heads from the state dict' if heads else ''}")
+        what = "heads" if twice[0] in (group.get("fc.weight"), group.get("fc.bias")) else "two"
+        raise Failure(f"{path}: two tensors for one of the network's: {listing(twice[0])}; remove one of the {what} "
+                      "from the state dict")
     state = {name: one[spellings[0]] for name, spellings in group.items()}
     others = {spelling for other, members in found.values() if other is one
               for spellings in members.values() for spelling in spellings}
     if any(isinstance(key, str) and len(key) >= NAME_LIMIT for key in dict.keys(one)):
-        raise Failure(f"{path}: a tensor's name has more than {NAME_LIMIT} characters; {ANOTHER}")
+        raise Failure(f"{path}: a tensor's name has more than {NAME_LIMIT} characters; {SAVE}")
     rest = {spelling: value for spelling, value in tensors_of(one).items() if spelling not in others}
     counters = [spelling for spelling, value in rest.items() if not value.dim()]
     if counters:  # n_averaged of torch.optim.swa_utils, step

@@ -67,7 +67,7 @@ def look(path) -> str:
             return name
     if start[4:8] == b"ftyp":
         brand = BRANDS.get(start[8:12])
-        return f"{brand}, which Pillow cannot read; {CONVERT}" if brand else "a film"
+        return f"{brand}, which Pillow cannot read; {CONVERT}" if brand else "a video"
     return look_at_zip(path, size) if start.startswith((b"PK\3\4", b"PK\5\6")) else ""
 
 

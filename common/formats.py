@@ -15,6 +15,7 @@ from common.images import image_name, is_leftover, suffix_of
 MANIFEST = "manifest.json"  # img_preprocess.py writes it next to the tensors
 DUMP_SUFFIXES = (".txt", ".bin", ".npy")
 DUMP_LIMIT = 16 << 20  # bytes of a dump; those of 1000 classes have about 10,000
+CHANGED = "a spreadsheet may have changed it: format its column as whole numbers"
 NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -75,15 +76,18 @@ def whole_number(text: str) -> int:
     raise ValueError(text)
 
 
+def looks_changed(text: str) -> bool:
+    """Return True if a text that is no whole_number may have been one before a spreadsheet saved it."""
+    return bool(re.fullmatch(r"[0-9.,]+([eE]\+?[0-9]+)?", text))
+
+
 def class_id(text: str, place: str) -> int:
     """Return a class id; raises Failure that starts with `place`."""
     try:
         return whole_number(text)
     except ValueError as error:
-        lost = re.fullmatch(r"[0-9.,]+([eE]\+?[0-9]+)?", text)
-        raise Failure(f"{place}: {text[:40]!r} is not a class id" + (
-            " (a spreadsheet may have changed it: format its column as whole numbers)" if lost else
-            "; tools/labels.py converts synsets and other forms")) from error
+        cure = f" ({CHANGED})" if looks_changed(text) else "; tools/labels.py converts synsets and other forms"
+        raise Failure(f"{place}: {text[:40]!r} is not a class id{cure}") from error
 
 
 def bare(name: str) -> str:

@@ -190,8 +190,7 @@ def eight_bits(image):
     from PIL import Image
 
     tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 BitsPerSample, 262 PhotometricInterpretation, 339 SampleFormat
-    bits, sign = (int(tuple(value if isinstance(value, tuple) else (value,))[0]) for value in (
-        tags.get(258, 16), tags.get(339, 1)))
+    bits, sign = (int(np.ravel(tags.get(tag, usual))[0]) for tag, usual in ((258, 16), (339, 1)))
     values = np.asarray(image)
     if image.mode == "F":
         if not ((values >= 0) & (values <= 1)).all():  # also NaN

@@ -8,6 +8,7 @@ from operator import mul
 
 from common.cli import Failure, listing
 from common.files import read
+from common.filetypes import refuse
 from common.model import SIDE
 
 VARINT, I64, LENGTH, I32 = 0, 1, 2, 5  # wire types
@@ -69,6 +70,7 @@ def read_onnx(path) -> dict:
 
     Inputs are those that have no constant. Raises Failure if it is not an ONNX file.
     """
+    refuse(path, "an ONNX file")
     found, constants = {"inputs": [], "outputs": [], "metadata": {}}, set()
     try:
         for number, value in fields(memoryview(read(path, ONNX_LIMIT))):

@@ -344,7 +344,7 @@ def test_files_that_are_no_text_are_named(content, message, tmp_path):
 def test_numbers_that_a_spreadsheet_may_have_changed_are_refused(number, tmp_path):
     (tmp_path / "source").write_text(f"a.JPEG 3\nb.JPEG {number}\n")
     assert "source:2: " in make(tmp_path, status=3)
-    assert "a spreadsheet may have changed it; format its column as whole numbers" in make(tmp_path, status=3)
+    assert "a spreadsheet may have changed it: format its column as whole numbers" in make(tmp_path, status=3)
 
 
 @pytest.mark.parametrize("text", [

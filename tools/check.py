@@ -29,7 +29,6 @@ from common import images, model
 from common.checkpoints import check_pickle
 from common.cli import Failure, listing, printable
 from common.files import free_space, hash_of, read
-from common.filetypes import refuse
 from common.onnx_file import check_network, read_onnx
 
 TENSOR, TENSOR_UINT8 = 12 * model.SIDE ** 2, 3 * model.SIDE ** 2  # bytes, as float32 and as uint8
@@ -70,7 +69,6 @@ def check_weights(args) -> str:
         return "demo weights, fitted to the photos; they cannot classify ImageNet"
     options.find_weights(args)
     if args.weights.endswith(".onnx"):
-        refuse(args.weights, "an ONNX file")
         check_network(args.weights)
     else:
         check_pickle(args.weights)

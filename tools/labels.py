@@ -40,7 +40,7 @@ from class_maps import SYNSET, read_map
 from common.cli import Failure, listing, parser_of, positive, printable, run, say
 from common.files import JSON_LIMIT, decoded, lines, write
 from common.filetypes import look
-from common.formats import bare, bins_of, match, read_pairs, whole_number
+from common.formats import CHANGED, bare, bins_of, looks_changed, match, read_pairs, whole_number
 from common.images import (
     IMAGE_SUFFIXES,
     SYNSET_IN_NAME,
@@ -80,8 +80,8 @@ def class_of(text: str, place: str, ids: dict) -> int:
     if SYNSET.fullmatch(text):
         raise Failure(f"{place}: {text}" + (": not in --synsets" if ids else ": a synset; pass its class id with "
                                               "--synsets LOC_synset_mapping.txt"))
-    if re.fullmatch(r"[0-9.,]+([eE]\+?[0-9]+)?", text):
-        raise Failure(f"{place}: {text[:40]!r}: a spreadsheet may have changed it; format its column as whole numbers")
+    if looks_changed(text):
+        raise Failure(f"{place}: {text[:40]!r} is not a class id ({CHANGED})")
     raise Failure(f"{place}: {text[:40]!r} is neither a class id nor a synset"
                   f"{' or name of the class list' if ids else ''}")
 
@@ -301,13 +301,11 @@ def labels_of(source: Path, class_map=None, folders=None, classes=None, images=N
                       f"to {classes - 1}; {cure}")
     if found:
         images, bad = take_some(*found, *some)
-        taken = images.keys() | {image for image, _, _ in bad}
-        by_image = {image_name(name): name for name in labels}
-        needed = by_image.keys() - {image for image, _, _ in bad}
+        unreadable = {image for image, _, _ in bad}  # labeled or not, img_preprocess.py reports them
         if some[0] or some[1]:
-            needed &= images.keys()
-            labels = {name: label for name, label in labels.items() if image_name(name) in taken}
-        gone = match({image: path for image, (path, _, _) in images.items()}, dict.fromkeys(sorted(needed)), "image", (
+            labels = {name: label for name, label in labels.items() if image_name(name) in images.keys() | unreadable}
+        labeled = dict.fromkeys(sorted({image_name(name) for name in labels} - unreadable))
+        gone = match({image: path for image, (path, _, _) in images.items()}, labeled, "image", (
             "label them, or remove them",
             "add them, remove these lines, or pass --allow-missing (run_all.sh: --on-error skip)"), allow_missing)
         if gone:

@@ -189,10 +189,9 @@ def find_data_set(args):
 
 
 def names_have_synsets(folder) -> bool:
-    """Return True if the first image of a folder has a synset in its name, as those of Hugging Face's export."""
-    with os.scandir(folder) as entries:
-        first = next((entry.name for entry in entries if suffix_of(entry.name) in IMAGE_SUFFIXES), "")
-    return bool(SYNSET_IN_NAME.search(image_name(first)))
+    """Return True if an image of a folder has a synset in its name, as those of Hugging Face's export."""
+    return any(suffix_of(name) in IMAGE_SUFFIXES and SYNSET_IN_NAME.search(image_name(name))
+               for name in os.listdir(folder))
 
 
 def find_weights(args):
