@@ -137,6 +137,18 @@ def test_failing_chip_lets_the_others_finish_and_a_rerun_completes(folder):
     assert go(folder, "--device_ids=0,1,2").calls == []
 
 
+def test_a_kill_after_the_last_dump_leaves_a_run_that_a_rerun_completes(folder):
+    go(folder)
+    killed = {**record(folder), "complete": False, "rates": {}}
+    (folder / "result/out.json").write_text(json.dumps(killed))
+    again = go(folder)
+    assert "10 dumps in result/out (0 made, 10 kept)" in again.out
+    assert again.calls == []
+    assert record(folder)["complete"]
+    table = run(sys.executable, SUMMARY, "table", "result/out.json", "--soc_version=Ascend310", cwd=folder)
+    assert "batch 1: partial: the rate does not cover 10 of 10 images, whose process was killed" in table.stdout
+
+
 def test_a_resumed_batchs_rate_covers_all_pieces_or_is_marked_partial(folder):
     """Device 0: 5 images at 100 images/s, then 2 at 50; device 1: 2 that no rate covers, then 1 at 51."""
     go(folder, "--device_ids=0,1", status=4, env={"DIE": "1:2"})

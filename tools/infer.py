@@ -401,7 +401,7 @@ def run_dataset(args, engine: str, record_path: Path) -> int:
         if path.name.endswith((".txt", ".bin", ".part")):
             path.unlink()
     todo = [sample for sample in samples if image_name(sample[1]) not in kept]
-    record["complete"] = record["complete"] and not todo
+    record["complete"] = not todo  # also after a kill between the last dump and the record of it
     save_record(record_path, record)
     if todo:
         warn_if_busy(engine, args.device_ids)
