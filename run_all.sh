@@ -11,7 +11,7 @@ set -euo pipefail
 unset CDPATH # with it, cd may go elsewhere and print where
 
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-tools=$suite/tools verdict=0 child='' workdir=''
+tools=$suite/tools verdict=0 child='' workdir='' deploy=''
 export RUN_ALL_PID=$$ RUN_ALL_QUIET=${RUN_ALL_QUIET:-} # each step asks the kernel to end it with this process
 export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 # waiting threads sleep; huge pages
 
@@ -52,10 +52,8 @@ banner() { # TITLE COMMAND...: print and record a command so that it can be past
 }
 
 step() { # TITLE COMMAND...: its failure ends the run
-  local status=0
   banner "$@"
-  run "${@:2}" || status=$?
-  ((status == 0)) || die "$status" "step \"$1\" failed with exit status $status"
+  run "${@:2}" || die "$?" "step \"$1\" failed with exit status $?"
 }
 
 lock() { # FILE WHAT [--shared]: held until this process and its steps have ended
@@ -68,22 +66,21 @@ lock() { # FILE WHAT [--shared]: held until this process and its steps have ende
 
 model() { # 1 and 3: sets onnx
   onnx=xception.onnx
-  [[ $weights == /* ]] ||
-    step "1 Model: demo weights" python3 "$tools/make_demo.py" "$images" "$labels" "$weights"
+  [[ $weights == /* ]] || step "1 Model: demo weights" python3 "$tools/make_demo.py" "$images" "$labels" "$weights"
   if [[ $weights == *.onnx ]]; then onnx=$weights && return; fi
   step "3 Conversion: PyTorch to ONNX" python3 "$suite/xception_pth2onnx.py" "$weights" "$onnx" ${state_dict:+"$state_dict"}
 }
 
 compile_om() { # BATCH: 3
-  step "3 Conversion: ONNX to om, batch $1" python3 "$tools/compile_om.py" "$onnx" "xception_bs$1" "--batch_size=$1" \
-    "--soc_version=$soc_version" ${precision:+"--precision=$precision"} ${aipp:+--aipp}
+  step "3 Conversion: ONNX to om, batch $1" python3 "$tools/compile_om.py" "${deploy:-$onnx}" "xception_bs$1" \
+    "--batch_size=$1" "--soc_version=$soc_version" ${precision:+"--precision=$precision"} ${aipp:+--aipp}
 }
 
-separate_folder() { # 4: some of the images, or a share of them, are processed in a folder with links to the model
+separate_folder() { # 4: some of the images are processed in a folder with links to the model; int8's oms are its own
   local name
   cd "$folder"
-  for name in ../demo.pth.tar ../xception.onnx ../xception_bs*.om ../xception_bs*.om.json; do
-    [[ ! -e $name ]] || ln -sf "$name" .
+  for name in ../demo.pth.tar ../xception.onnx ../xception_bs*.om{,.json}; do
+    [[ ! -e $name || $name$precision == *.om*int8 ]] || ln -sf "$name" .
   done
 }
 
@@ -94,11 +91,14 @@ tensors() { # [--share=R/W]: 4
 }
 
 label_file() { # 4: sets labels to a val_label.txt of these images, with classes of the network
-  rm -f classes.txt
   step "4 Data set: labels" python3 "$tools/labels.py" "$labels" val_label.txt ${synsets:+"--synsets=$synsets"} \
-    "--network=$onnx" "--images=$images" ${partial:+"$partial"} \
-    ${subset:+"$subset"} ${seed:+"$seed"} --names=classes.txt
+    "--network=$onnx" "--images=$images" ${partial:+"$partial"} ${subset:+"$subset"} ${seed:+"$seed"} --names=classes.txt
   labels=val_label.txt
+}
+
+quantize() { # 3, for --precision int8: with some of the tensors; sets deploy
+  step "3 Conversion: int8" python3 "$tools/quantize.py" "$onnx" xception ./prep_dataset "--labels=$labels"
+  deploy=xception_deploy_model.onnx
 }
 
 infer() { # BATCH OM OUT: 5, and with --sweep the pure inference of 7
@@ -110,11 +110,9 @@ infer() { # BATCH OM OUT: 5, and with --sweep the pure inference of 7
 }
 
 measure_reference() { # 6: sets reference to the accuracy of plain PyTorch on the same images and recipe
-  local bins=(./prep_dataset)
-  [[ $reference == measure ]] || return 0
-  [[ -z $score ]] || bins=(./share*of*/prep_dataset)
   step "6 Accuracy: PyTorch reference" python3 "$tools/pytorch_reference.py" "$weights" "$images" "$labels" \
-    "--resize=$resize" "--interpolation=$interpolation" ${state_dict:+"$state_dict"} --of "${bins[@]}" >reference.txt
+    "--resize=$resize" "--interpolation=$interpolation" ${state_dict:+"$state_dict"} \
+    --of ./${score:+share*of*/}prep_dataset >reference.txt
   reference=$(<reference.txt)
 }
 
@@ -133,8 +131,7 @@ accuracy() { # BATCH FIRST_BATCH: 6; a missed gate (status 1) is reported at the
 summary() { # 7: run.json, the tables, report.html
   step "7 Summary" python3 "$tools/summary.py" run "--weights=$weights" "--onnx=$onnx" "--batch_sizes=$batch_sizes" \
     "--soc_version=$soc_version" "--reference=$reference" ${sweep:+--csv=throughput.csv} ${score:+--score} \
-    ${demo:+--demo} ${subset:+"--subset=$subset${seed:+ $seed}"}
-  rm -f report.html
+    ${deploy:+"--deploy=$deploy"} ${demo:+--demo} ${subset:+"--subset=$subset${seed:+ $seed}"}
   run python3 "$tools/report.py" . ||
     printf 'run_all.sh: report.html was not written (see above); the results are complete\n' >&2
 }
@@ -171,13 +168,10 @@ main() {
   exec 9>.model.lock
   flock 9 || true # the first of several ranks makes the model, the others find it
   model
-  [[ -n $study ]] || for batch in "${batches[@]}"; do compile_om "$batch"; done
+  [[ -n $study || $precision == int8 ]] || for batch in "${batches[@]}"; do compile_om "$batch"; done
   [[ -z $share ]] || python3 "$tools/shares.py" clean "$share"
   exec 9>&-
-  if [[ -n $share ]]; then
-    work_share "${batches[@]}"
-    exit
-  fi
+  [[ -z $share ]] || { work_share "${batches[@]}"; exit; }
   [[ $folder == . ]] || separate_folder
   label_file
   if [[ -n $study ]]; then
@@ -188,10 +182,15 @@ main() {
     step "5 Offline inference: shares" python3 "$tools/shares.py" verify "${batches[@]}"
   else
     tensors
+    if [[ $precision == int8 ]]; then quantize; for batch in "${batches[@]}"; do compile_om "$batch"; done; fi
     for batch in "${batches[@]}"; do infer "$batch" "./xception_bs$batch.om" "result/dumpOutput_bs$batch"; done
   fi
-  measure_reference
+  [[ $reference != measure ]] || measure_reference
   for batch in "${batches[@]}"; do accuracy "$batch" "${batches[0]}"; done
+  [[ -z $deploy ]] ||
+    step "6 Accuracy: f32 and fp16" python3 "$tools/side_by_side.py" "$onnx" "--batch_size=${batches[0]}" \
+      "--labels=$labels" "--soc_version=$soc_version" "--device_ids=$device_ids" ${engine:+"--engine=$engine"} \
+      ${dumps:+"--dumps=$dumps"} ${partial:+"$partial"}
   summary
   return "$verdict"
 }

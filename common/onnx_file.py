@@ -66,18 +66,22 @@ def port(data: bytes) -> dict:
 
 
 def read_onnx(path) -> dict:
-    """Return {inputs, outputs: [{name, dtype, shape}], metadata: {key: value}} of an ONNX file.
+    """Return {inputs, outputs: [{name, dtype, shape}], metadata: {key: value}, quantized} of an ONNX file.
 
-    Inputs are those that have no constant. Raises Failure if it is not an ONNX file.
+    Inputs are those that have no constant; quantized: it has operators of AMCT. Raises Failure if it is not an ONNX
+    file.
     """
     refuse(path, "an ONNX file")
-    found, constants = {"inputs": [], "outputs": [], "metadata": {}}, set()
+    found, constants = {"inputs": [], "outputs": [], "metadata": {}, "quantized": False}, set()
     try:
         for number, value in fields(memoryview(read(path, ONNX_LIMIT))):
             if number == 7:  # graph
                 for kind, content in fields(value):
                     if kind in (11, 12):
                         found["inputs" if kind == 11 else "outputs"].append(port(content))
+                    elif kind == 1:  # a node
+                        operator = dict(fields(content)).get(4, b"")
+                        found["quantized"] |= bytes(operator).startswith(b"Ascend")
                     elif kind == 5:  # a constant, which old exporters also list as an input
                         constants.update(str(name, "utf-8") for field, name in fields(content) if field == 8)
             elif number == 14:  # metadata_props

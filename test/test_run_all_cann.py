@@ -945,7 +945,9 @@ def test_the_precision_is_handed_to_atc_and_put_on_record(option, flag, recorded
     (["--on-error", "ignore"], 2, "argument --on-error: invalid choice: 'ignore'"),
     (["--engine=nonsense"], 2, "argument --engine: invalid choice: 'nonsense'"),
     (["--interpolation=cubic"], 2, "argument --interpolation: invalid choice: 'cubic'"),
-    (["--precision=int8"], 2, "argument --precision: invalid choice: 'int8'"),
+    (["--precision=int4"], 2, "argument --precision: invalid choice: 'int4'"),
+    *((["--precision=int8", option], 2, "--precision int8 runs in one process, without --study, --score and --aipp")
+      for option in ("--study", "--score", "--aipp")),
     (["--resize=200"], 2, "argument --resize: '200' is not 299 or more"),
     (["--device_ids=0,x"], 2, "argument --device_ids: '0,x' is not a list such as 0,1"),
     (["--reference=good"], 2, "argument --reference: 'good' is not TOP1,TOP5, published or measure"),
@@ -992,3 +994,87 @@ def test_onnx_of_demo_weights_is_refused_at_once(run, tmp_path):
     done = run("--weights", model)
     assert (done.status, done.calls) == (2, [])
     assert done.err.splitlines()[-1].startswith(f"run_all.sh: {model}: holds demo weights; ")
+
+
+# ---- int8
+
+def amct_call(model, images):
+    return ["amct_onnx", "calibration", "--model", str(model), "--save_path", "./xception", "--input_shape",
+            f"image:{images},3,299,299", "--data_dir", "./calibration_bin", "--data_types", "float32"]
+
+
+def test_int8_is_quantized_compiled_and_shown_beside_f32_and_fp16(inputs, run, tmp_path):
+    done = run("--precision=int8", "--batch_sizes=1,16")
+    assert done.status == 0, done.err
+    deploy = "xception_deploy_model.onnx"
+    assert [call for call in done.calls if call[0] != BENCHMARK] == [
+        amct_call(inputs.onnx, 16), atc_call(1, deploy), atc_call(16, deploy),
+        *([*atc_call(1, inputs.onnx)[:3], f"--output=xception_bs1_{name}", *atc_call(1, inputs.onnx)[4:],
+           f"--precision_mode={mode}"] for name, mode in (("f32", "must_keep_origin_dtype"), ("fp16", "force_fp16")))]
+    assert [call[4] for call in done.calls if call[0] == BENCHMARK] == [
+        f"-om_path=xception_bs{name}.om" for name in ("1", "16", "1_f32", "1_fp16")]
+    tool = f"amct_onnx ({FAKES}/amct_onnx)"
+    assert f"xception_deploy_model.onnx: int8, by {tool}, calibrated with 16 images\n" in done.out
+    table = done.out[done.out.index("\n== Precision, batch 1"):].splitlines()
+    assert table[2] == f"int8: quantized by {tool}, calibrated with 16 images, of which 16 are among those scored"
+    assert [line.split()[:2] for line in table[4:7]] == [["f32", "80.00"], ["fp16", "80.00"], ["int8", "80.00"]]
+    assert all(line.endswith("0  +0.000 (-12.599 to +12.599), p = 1") for line in table[5:7]), table
+    record = json.loads((tmp_path / "work/run.json").read_text())
+    assert {batch: om["precision"] for batch, om in record["om"].items()} == {"1": "int8", "16": "int8"}
+    assert [row["computed"] for row in record["precisions"]] == [
+        "f32 (must_keep_origin_dtype)", "fp16 (force_fp16)", "int8"]
+    again = run("--precision=int8", "--batch_sizes=1,16", PYTHONPATH="")  # with matplotlib
+    page = (tmp_path / "work/report.html").read_text()
+    assert "<h2>Precision</h2>" in page
+    assert table[2].partition(": ")[2] in page
+    assert (again.status, again.calls) == (0, [])
+    assert tables(again).startswith(tables(done))
+    other = run("--precision=int8", "--batch_sizes=1,16", "--resize=342")  # its calibration data are others
+    assert [call[0] for call in other.calls].count("amct_onnx") == 1
+
+
+def test_int8_of_some_images_calibrates_with_all_of_them(inputs, run, tmp_path):
+    done = run("--precision=int8", "--batch_sizes=1", "--limit=3")
+    assert done.status in (0, 1), done.err
+    assert amct_call(inputs.onnx, 3) in done.calls
+    work = tmp_path / "work/limit3"
+    assert len((work / "calibration_bin.txt").read_text().splitlines()) == 3
+    assert run("--precision=int8", "--batch_sizes=1", "--limit=3").calls == []
+    plain = run("--batch_sizes=1", "--limit=3")  # takes the folder's int8 om for none of its own
+    assert plain.status in (0, 1), plain.err
+    assert [call[0] for call in plain.calls] == ["atc", BENCHMARK]
+    assert "== Precision" not in plain.out
+    assert "precisions" not in json.loads((work / "run.json").read_text())
+
+
+def test_a_chip_without_float32_compares_int8_with_fp16(run, tmp_path):
+    done = run("--precision=int8", "--batch_sizes=1", FAKE_CANN_FAIL="no-f32")
+    assert done.status == 0, done.err
+    assert "f32: left out, as atc does not compile it (see above)" in done.err
+    table = done.out[done.out.index("\n== Precision, batch 1"):].splitlines()
+    assert "top-1 against fp16" in table[3]
+    assert [line.split()[0] for line in table[4:6]] == ["fp16", "int8"]
+
+
+@pytest.mark.parametrize(("fault", "message", "status"), [
+    ("amct-exit1", "amct_onnx: FAKE_CANN_FAIL=amct-exit1", 1),
+    ("amct-no-model", "quantize.py: xception_deploy_model.onnx: amct_onnx reported success but did not write it", 4)])
+def test_a_failed_quantization_ends_the_run(fault, message, status, run, tmp_path):
+    done = run("--precision=int8", "--batch_sizes=1", FAKE_CANN_FAIL=fault)
+    assert done.status == status
+    assert message in done.err.splitlines()
+    assert failed_step(done) == "3 Conversion: int8"
+    assert not list((tmp_path / "work").glob("*deploy*"))
+    assert [call[0] for call in done.calls] == ["amct_onnx"]
+
+
+def test_without_canns_amct_onnx_the_stand_in_and_its_packages_are_needed(inputs, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("atc", BENCHMARK):
+        (tools / name).symlink_to(FAKES / name)
+    (tmp_path / "wheels").mkdir()
+    words = ("--weights", inputs.onnx, "--datasets_path", inputs.data, "--check", "--precision=int8")
+    done = run_all(inputs, tmp_path, *words, tools=tools, PYTHONPATH="")
+    assert "✓ int8: the CPU stand-in host/amct_onnx; CANN's amct_onnx is not on PATH" in done.out.splitlines()
+    assert f"✓ int8: amct_onnx ({FAKES}/amct_onnx)" in run_all(inputs, tmp_path, *words).out.splitlines()

@@ -25,6 +25,7 @@ from pathlib import Path
 import chips
 import engines
 import options
+import quantize
 from common import images, model
 from common.checkpoints import check_pickle
 from common.cli import Failure, listing, printable
@@ -34,6 +35,7 @@ from common.onnx_file import check_network, read_onnx
 TENSOR, TENSOR_UINT8 = 12 * model.SIDE ** 2, 3 * model.SIDE ** 2  # bytes, as float32 and as uint8
 DUMP, MODEL = {"txt": 10_000, "bin": 4_000}, 92_000_000  # bytes: a dump; a checkpoint, ONNX or om (docs/formats.md)
 STUDIED = (4, 2)  # recipes and precisions of run_all.sh --study (docs/precision.md)
+COMPARED = 2  # oms that --precision int8 is compared with
 VERSION_FILE = "ascend_toolkit_install.info"
 VERSION_LEVELS = 6  # folders above atc that may contain it
 VERSION_LIMIT = 1 << 20  # bytes
@@ -144,6 +146,13 @@ def check_cann(args) -> str:
     return f"{version}, {engines.description(engines.choose(args.engine, True))}"
 
 
+def check_int8(args) -> str:
+    """Return the amct_onnx that will quantize."""
+    tool = quantize.find_amct()
+    missing = args.atc_engine == "cann" and quantize.is_stand_in(tool)
+    return quantize.tool_name(tool) + ("; CANN's amct_onnx is not on PATH" if missing else "")
+
+
 def check_chips(args) -> str:
     """Return the chips that npu-smi reports; raises Failure if one of --device_ids is not among them."""
     if shutil.which("npu-smi") is None:
@@ -187,8 +196,10 @@ def check_disk(args) -> str:
     workdir = Path(args.workdir)
     recipes, oms = STUDIED if args.study else (1, len(args.batch_sizes.split(",")))
     tensor = TENSOR_UINT8 if args.aipp else TENSOR
-    outputs = oms * DUMP[args.dumps or "txt"]
-    needed = recipes * len(find_images(args)[0]) * (tensor + outputs) + (oms + 1 + (not args.weights)) * MODEL
+    others = COMPARED if args.precision == "int8" else 0
+    outputs = (oms + others) * DUMP[args.dumps or "txt"]
+    models = oms + 1 + (not args.weights) + 2 * others  # of int8 also the deploy and the fake-quant model
+    needed = recipes * len(find_images(args)[0]) * (tensor + outputs) + models * MODEL
     used = workdir.glob("study/*/prep_dataset") if args.study else [workdir / "prep_dataset"]
     there = sum(entry.stat().st_size for folder in [workdir, *used] if folder.is_dir()
                 for entry in os.scandir(folder) if entry.is_file())
@@ -240,6 +251,8 @@ def check(args, origin: str) -> int:
               ("disk", check_disk)]
     if args.atc_engine == "cann" and args.engine != "host" and not args.study:
         checks += [("CANN", check_cann), ("chips", check_chips)]
+    if args.precision == "int8":
+        checks += [("int8", check_int8)]
     missing = 0
     for name, one in [*checks, ("CPU", check_cpu)]:
         try:

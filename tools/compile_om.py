@@ -2,7 +2,7 @@
 """Compile an ONNX file with atc, unless the om of an earlier call was made from the same file by the same command.
 
 Usage:    python3 tools/compile_om.py ONNX STEM --batch_size N --soc_version CHIP
-                  [--precision f32|fp16|bf16] [--aipp]
+                  [--precision f32|fp16|bf16|int8] [--aipp]
 Example:  python3 tools/compile_om.py xception.onnx xception_bs1 --batch_size 1 --soc_version Ascend310
           $ atc --framework=5 --model=xception.onnx --output=xception_bs1 --input_format=NCHW ...
           ATC start working now, please wait for a moment.
@@ -12,7 +12,9 @@ Example:  python3 tools/compile_om.py xception.onnx xception_bs1 --batch_size 1 
 atc is the first on PATH: CANN's, or the stand-in in host/ (env.sh). It may report success and leave no om, or half of
 one, so the om is checked.
 
-STEM.om.json: {command: [words], atc: path, precision: "f32", "fp16", "bf16" or "atc's default", onnx_sha256,
+int8: ONNX is the deploy model of quantize.py, with or without --precision int8.
+
+STEM.om.json: {command: [words], atc: path, precision: "f32", "fp16", "bf16", "int8" or "atc's default", onnx_sha256,
 batch_size, aipp, dtype and layout (of the tensors that it takes: float32 CHW, or uint8 HWC by AIPP), classes (null if
 the ONNX does not say), om_sha256}: what the om was made from. The om is kept as long as all of it holds.
 
@@ -34,10 +36,11 @@ from common.jobs import end_with_parent
 from common.onnx_file import check_network, classes_of
 from host import om
 
-PRECISIONS = {  # name: (atc's flag, the name in a host om's header)
-    "f32": ("--precision_mode=must_keep_origin_dtype", "f32"),
-    "fp16": ("--precision_mode=force_fp16", om.EMULATED),
-    "bf16": ("--precision_mode_v2=mixed_bfloat16", "bf16"),  # the stand-in's only; CANN 5.0.1 lacks the flag
+PRECISIONS = {  # name: (atc's flags, the name in a host om's header)
+    "f32": (["--precision_mode=must_keep_origin_dtype"], "f32"),
+    "fp16": (["--precision_mode=force_fp16"], om.EMULATED),
+    "bf16": (["--precision_mode_v2=mixed_bfloat16"], "bf16"),  # the stand-in's only; CANN 5.0.1 lacks the flag
+    "int8": ([], om.INT8),  # the ONNX file has it: a deploy model
 }
 DEFAULT = "atc's default"
 
@@ -47,7 +50,7 @@ def atc_command(onnx: Path, stem: str, batch_size: int, soc_version: str, precis
     return ["atc", "--framework=5", f"--model={onnx}", f"--output={stem}", "--input_format=NCHW",
             f"--input_shape={model.INPUT}:{batch_size},3,{model.SIDE},{model.SIDE}", "--log=error",
             f"--soc_version={soc_version}", *([f"--insert_op_conf={ROOT / 'tools/xception_aipp.cfg'}"] if aipp else []),
-            *PRECISIONS.get(precision, [])[:1]]
+            *(PRECISIONS[precision][0] if precision else [])]
 
 
 def is_current(target: Path, made: dict) -> bool:
@@ -78,7 +81,10 @@ def main() -> int:
     if not cli.quiet:
         say("$ " + " ".join(map(shlex.quote, command)))
     network = check_network(args.onnx)
-    made = {"command": command, "atc": os.path.realpath(atc), "precision": args.precision or DEFAULT,
+    if args.precision == "int8" and not network["quantized"]:
+        raise Failure(f"{args.onnx}: not quantized; pass the deploy model that tools/quantize.py makes of it")
+    precision = "int8" if network["quantized"] else args.precision or DEFAULT
+    made = {"command": command, "atc": os.path.realpath(atc), "precision": precision,
             "onnx_sha256": hash_of(args.onnx), "batch_size": args.batch_size, "aipp": args.aipp,
             "dtype": "uint8" if args.aipp else "float32", "layout": "HWC" if args.aipp else "CHW",
             "classes": classes_of(network)}

@@ -28,6 +28,7 @@ other SOURCE no file is written.
 
 OUT.txt: a line "NAME CLASS" for each image in order of name, class ids from 0.
 """
+import contextlib
 import csv
 import json
 import os
@@ -343,8 +344,11 @@ def main() -> int:
     if not labels:
         raise Failure(f"{args.source}: contains no image{f' that has a .bin in {args.of}' if args.of else ''}")
     names = class_folders(args.source) if kind == "class folders" and not args.synsets else []
-    if args.names and not all(name.isdecimal() for name in names):
-        write(args.names, "".join(f"{printable(name)}\n" for name in names))
+    if args.names:
+        with contextlib.suppress(FileNotFoundError):
+            args.names.unlink()  # of other labels
+        if not all(name.isdecimal() for name in names):
+            write(args.names, "".join(f"{printable(name)}\n" for name in names))
     write(args.out, "".join(f"{name} {label}\n" for name, label in labels.items()))
     print(f"{len(labels)} labels in {args.out}, {len(set(labels.values()))} classes, from {kind}")
     return 0

@@ -107,7 +107,8 @@ def parse(words: list) -> argparse.Namespace:
     recipe.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear",
                         help="default: %(default)s")
     recipe.add_argument("--aipp", **switch, help="uint8 tensors, a quarter of the size, normalized on the chip")
-    recipe.add_argument("--precision", choices=PRECISIONS, default="", help="default: atc's own; bf16: stand-in only")
+    recipe.add_argument("--precision", choices=PRECISIONS, default="", help="default: atc's own; bf16: stand-in only; "
+                        "int8: quantized by amct_onnx, and compared with f32 and fp16 (docs/precision.md)")
     recipe.add_argument("--dumps", choices=("txt", "bin"), default="", help="outputs as text, as in the guide "
                         "(default), or as float32 values: exact, 2.4 times smaller, faster to score")
     recipe.add_argument("--reference", metavar="TOP1,TOP5", default="published", type=matching(
@@ -149,6 +150,8 @@ def complete(args) -> argparse.Namespace:
             refuse(f"--{option} is for one process")
     if args.study and (args.world > 1 or args.score or args.sweep or args.dumps):
         refuse("--study runs in one process, without --sweep, --dumps and --score")
+    if args.precision == "int8" and (args.world > 1 or args.score or args.study or args.aipp):
+        refuse("--precision int8 runs in one process, without --study, --score and --aipp")
     args.batch_sizes = args.batch_sizes or ("1,4,8,16,32" if args.sweep else "1,16")
     args.workdir = os.path.realpath(args.workdir)
     args.subset = f"--limit={args.limit}" if args.limit else f"--sample={args.sample}" if args.sample else ""
@@ -259,15 +262,20 @@ def check_paths(args):
         raise Failure(f"{args.workdir}: an om does not load from a path with + in it; pass another --workdir", 2)
 
 
+def has_stand_ins(args) -> bool:
+    """Return True if the run uses stand-ins of host/, as it does on an NPU host without CANN's amct_onnx for int8."""
+    return args.atc_engine == "host" or args.precision == "int8" and not shutil.which("amct_onnx")
+
+
 def is_npu_only(args) -> bool:
     """Return True if the run neither exports a model nor uses the stand-ins: CANN does all with a given ONNX."""
-    return args.atc_engine == "cann" and (args.weights or "").endswith(".onnx")
+    return not has_stand_ins(args) and (args.weights or "").endswith(".onnx")
 
 
 def needed_packages(args) -> list:
     """Return the modules that this run imports."""
     exported = (args.weights or "").endswith(".onnx")
-    needed = ["numpy", "PIL", "tqdm"] + ["onnx", "openvino"] * (args.atc_engine == "host" or not exported)
+    needed = ["numpy", "PIL", "tqdm"] + ["onnx", "openvino"] * (has_stand_ins(args) or not exported)
     needed += ["torch"] * (not exported) + ["torchvision"] * (not args.weights)
     return needed + ["safetensors"] * (args.weights or "").endswith(".safetensors")
 

@@ -29,19 +29,17 @@ weights.
 import csv
 import io
 import os
-import shlex
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 from _root import ROOT
 
-from common import cli, model
-from common.cli import Failure, parser_of, positive, run, say
+from common import model
+from common.cli import Failure, parser_of, positive, run
 from common.files import read, read_json, write
-from common.jobs import end_with_parent
 from common.onnx_file import ONNX_LIMIT
 from common.runs import paired_rows, read_details
+from common.steps import step
 from compile_om import PRECISIONS
 
 import numpy as np
@@ -50,7 +48,6 @@ RECIPES = [(resize, interpolation) for resize in (model.SHORT_SIDE, model.PORT_S
            for interpolation in ("bilinear", "bicubic")]
 REQUIRED = ["f32", "fp16"]  # bf16 is a preview of the stand-ins, and says nothing about a chip
 BASE = (model.SHORT_SIDE, "bilinear", "f32")
-COMMANDS = Path("commands.txt").absolute()  # run_all.sh's record
 PUBLISHED_DROP = round(model.PUBLISHED_TOP1 - model.PORT_TOP1, 3)  # points
 
 
@@ -158,21 +155,6 @@ def table_text(runs: dict) -> str:
     return text.getvalue()
 
 
-def step(title: str, *command):
-    """Print a command as run_all.sh does, record it and run it; raises Failure with its exit status if it fails."""
-    line = " ".join(shlex.quote(str(word)) for word in command)
-    if not cli.quiet:
-        say("")
-        say(f"== {title}")
-        say(f"$ {line}")
-    with open(COMMANDS, "a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(f"{line}\n")
-    status = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, check=False,
-                            preexec_fn=end_with_parent).returncode  # noqa: PLW1509 (this process has no threads)
-    if status:
-        raise Failure(f"step \"{title}\" failed with exit status {status}", status if status > 0 else 128 - status)
-
-
 def run_recipe(args, resize: int, interpolation: str, stems: dict):
     """Preprocess the images by one recipe, and run and score each om of `stems`, {precision: stem}, in its folder."""
     subset = [f"--{name}={getattr(args, name)}" for name in ("limit", "sample", "seed") if getattr(args, name)]
@@ -222,7 +204,7 @@ def report(study: Path, onnx):
 def precision_list(text: str) -> list:
     """For argparse: 'f32,fp16' -> ['f32', 'fp16']; raises ValueError on anything else, or without f32 and fp16."""
     found = text.split(",")
-    if len(set(found)) < len(found) or not set(REQUIRED) <= set(found) <= set(PRECISIONS):
+    if len(set(found)) < len(found) or not set(REQUIRED) <= set(found) <= {*REQUIRED, "bf16"}:
         raise ValueError
     return found
 

@@ -3,7 +3,8 @@
 
 Usage:    python3 tools/summary.py table RECORD.json... [--soc_version Ascend310] [--pure PURE.json...] [--csv OUT.csv]
           python3 tools/summary.py run --weights FILE --onnx FILE --batch_sizes 1,16 --soc_version CHIP
-                  --reference TOP1,TOP5|published|measure [--score] [--demo] [--subset TEXT] [--csv OUT.csv]
+                  --reference TOP1,TOP5|published|measure [--deploy FILE] [--score] [--demo] [--subset TEXT]
+                  [--csv OUT.csv]
 Example:  python3 tools/summary.py table result/dumpOutput_bs1.json result/dumpOutput_bs16.json --soc_version Ascend310
           Throughput, images/s
           Device: Ascend310, device 0 (benchmark)
@@ -18,12 +19,15 @@ images is marked partial. OUT.csv: a header, then a line per batch size: batch_s
 pure.
 
 run: for run_all.sh, in its work directory. Writes run.json and throughput.txt from the results of the steps, and prints
-both tables. --score merges the shares of several ranks. --csv includes pure inference, from result/pure_bsN.json.
+both tables. --score merges the shares of several ranks. --csv includes pure inference, from result/pure_bsN.json. With
+--deploy, the deploy model of an int8 run, its first batch size is shown beside side_by_side.py's f32 and fp16.
 
 run.json: {commands: [the command lines, in order; those of rank 0 first], versions, weights, onnx, om: {batch
 size: {sha256, precision}}, data_set: {source, count, listing_sha256: of each share}, recipe, soc_version,
 inference: {batch size: [the records of infer.py: devices, rates, its commands]}, reference, accuracy: {batch
-size: result.json's values}, demo, quick_look: the option that selected some of the images}.
+size: result.json's values}, demo, quick_look: the option that selected some of the images}; of an int8 run also
+quantization: {tool, file, sha256, images (that calibrated), scored (of these, among the run's)} and precisions: [see
+side_by_side.rows].
 """
 import contextlib
 import csv
@@ -44,6 +48,7 @@ from compile_om import DEFAULT, PRECISIONS
 from engines import is_ascend
 from host import om
 from host.contract import FLAGS
+from quantize import tool_name
 
 FIELDS = {"complete": bool, "batch_size": int, "engine": str, "rates": dict, "made_from": dict}  # of a record
 LARGEST = 1e12  # images/s; a larger number is not a rate
@@ -230,7 +235,8 @@ def describe_om(path: Path, onnx: str) -> dict:
         if made["om_sha256"] != digest or made["onnx_sha256"] != onnx:
             raise Failure(f"{path}: not the om that {path}.json describes; recompile it")
         name = made["precision"]
-        text = f"{name} ({PRECISIONS[name][0].partition('=')[2]})" if name in PRECISIONS else \
+        flags = PRECISIONS[name][0] if name in PRECISIONS else []
+        text = f"{name} ({flags[0].partition('=')[2]})" if flags else \
             f"{DEFAULT}, {FLAGS['precision_mode']}" if name == DEFAULT else str(name)
         return {"sha256": digest, "precision": text}
     except FileNotFoundError:  # compiled by hand
@@ -262,6 +268,22 @@ def figures(path: Path) -> dict:
         return {row["key"]: row["value"] for row in read_step(path)["value"]}
 
 
+def describe_quantization(deploy: Path, images: list) -> dict:
+    """Return run.json's `quantization`, from quantize.py's record of a deploy model; `images` are those scored."""
+    with as_written(f"{deploy}.json"):
+        made = read_step(Path(f"{deploy}.json"))
+        if made["deploy_sha256"] != hash_of(deploy):
+            raise Failure(f"{deploy}: not the deploy model that {deploy}.json describes; rerun run_all.sh")
+        return {"tool": tool_name(made["tool"]), "file": str(deploy), "sha256": made["deploy_sha256"],
+                "images": len(made["images"]), "scored": len(set(made["images"]) & set(images))}
+
+
+def quantized_by(quantization: dict) -> str:
+    """Return by what, and with which images, a run's network was quantized."""
+    return f"by {quantization['tool']}, calibrated with {int(quantization['images'])} images, of which " \
+           f"{int(quantization['scored'])} are among those scored"
+
+
 def what_ran(run_) -> dict:
     """Return {what: value as text} of a run (runs.load_run), for the pages."""
     record, recipe = run_.record, run_.record["recipe"]
@@ -269,6 +291,7 @@ def what_ran(run_) -> dict:
         "Device": device_line([item for items in record["inference"].values() for item in items],
                               record["soc_version"]),
         "Precision": str(record["om"][run_.batch]["precision"]),
+        **({"Quantized": quantized_by(record["quantization"])} if record.get("quantization") else {}),
         "Weights": f"{record['weights']['file']} (sha256 {record['weights']['sha256'][:16]})",
         "ONNX": f"{record['onnx']['file']} (sha256 {record['onnx']['sha256'][:16]})",
         "om": f"batch {run_.batch} (sha256 {record['om'][run_.batch]['sha256'][:16]})",
@@ -302,7 +325,14 @@ def summarize(args) -> int:
     paths = {batch: [Path(f"result/dumpShares_bs{batch}/{share}.json") for share in names[batch]]
              or [Path(f"result/dumpOutput_bs{batch}.json")] for batch in batches}
     commands = [*(f"commands_{rank}.txt" for rank in range(len(names[batches[0]]))), "commands.txt"]
-    onnx = hash_of(args.onnx)
+    onnx, quantized = hash_of(args.onnx), {}
+    if args.deploy:
+        import side_by_side
+        from common import runs
+
+        quantization = describe_quantization(args.deploy, runs.read_details(Path(f"details_bs{batches[0]}.csv"))[0])
+        quantized = {"quantization": quantization, "precisions": side_by_side.rows(batches[0], onnx, quantization)}
+    compiled = quantized["quantization"]["sha256"] if quantized else onnx
     record = {
         "demo": args.demo,
         "quick_look": args.subset,
@@ -310,13 +340,14 @@ def summarize(args) -> int:
         "versions": versions(),
         "weights": {"file": str(args.weights), "sha256": hash_of(args.weights)},
         "onnx": {"file": str(args.onnx), "sha256": onnx},
-        "om": {batch: describe_om(Path(f"xception_bs{batch}.om"), onnx) for batch in batches},
+        "om": {batch: describe_om(Path(f"xception_bs{batch}.om"), compiled) for batch in batches},
         "data_set": data_set,
         "recipe": recipe,
         "soc_version": args.soc_version,
         "inference": {batch: [read_step(path) for path in paths[batch]] for batch in batches},
         "reference": args.reference,
         "accuracy": {batch: figures(Path(f"result_bs{batch}.json")) for batch in batches},
+        **quantized,
     }
     every = [path for batch in batches for path in paths[batch]]
     records = merge([read_record(path) for path in every], every)
@@ -326,9 +357,13 @@ def summarize(args) -> int:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         table(args, records, pure)
+    with contextlib.suppress(FileNotFoundError):
+        Path("report.html").unlink()  # of an earlier run, in case report.py fails
     write("throughput.txt", text.getvalue())
     write("run.json", json.dumps(record, indent=1) + "\n")
     print_accuracy(args, records)
+    if quantized:
+        side_by_side.print_table(record)
     print(f"\n== {text.getvalue()}", end="")
     return 0
 
@@ -340,15 +375,16 @@ def main() -> int:
     tables.add_argument("records", metavar="RECORD.json", type=Path, nargs="+")
     tables.add_argument("--pure", metavar="PURE.json", type=Path, nargs="+", default=[],
                         help="records of pure inference (infer.py --round)")
-    runs = commands.add_parser("run", help="summarize a run of run_all.sh")
-    runs.add_argument("--weights", type=Path, required=True)
-    runs.add_argument("--onnx", type=Path, required=True)
-    runs.add_argument("--batch_sizes", required=True, metavar="1,16")
-    runs.add_argument("--reference", required=True, metavar="TOP1,TOP5")
-    runs.add_argument("--score", action="store_true", help="merge the shares of several ranks")
-    runs.add_argument("--demo", action="store_true", help="the weights are the demo's")
-    runs.add_argument("--subset", default="", metavar="TEXT", help="the option that selected some of the images")
-    for command in (tables, runs):
+    whole = commands.add_parser("run", help="summarize a run of run_all.sh")
+    whole.add_argument("--weights", type=Path, required=True)
+    whole.add_argument("--onnx", type=Path, required=True)
+    whole.add_argument("--deploy", type=Path, metavar="FILE", help="the deploy model of an int8 run")
+    whole.add_argument("--batch_sizes", required=True, metavar="1,16")
+    whole.add_argument("--reference", required=True, metavar="TOP1,TOP5")
+    whole.add_argument("--score", action="store_true", help="merge the shares of several ranks")
+    whole.add_argument("--demo", action="store_true", help="the weights are the demo's")
+    whole.add_argument("--subset", default="", metavar="TEXT", help="the option that selected some of the images")
+    for command in (tables, whole):
         command.add_argument("--soc_version", default="", metavar="CHIP", help="for the rate per card and the title")
         command.add_argument("--csv", metavar="OUT.csv", type=Path)
     args = parser.parse_args()
