@@ -1,4 +1,4 @@
-"""fp16 on the CPU: every rounding against numpy's float16, overflow, and precision.py.
+"""fp16 on the CPU: every rounding against numpy's float16, overflow; and precision.py, of fp16, bf16 and int8.
 
 in_pytorch(), another emulation of the whole network, is what test_default_job.py holds the demo's answers against.
 """
@@ -7,11 +7,13 @@ import re
 import sys
 
 from common.cli import import_openvino
+from common.files import hash_of
 from conftest import CLASSES, SIDE, SUITE, run, small_model
-from host import om, precision
+from host import amct, deploy, om, precision
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -396,6 +398,68 @@ def test_bf16_is_measured_where_the_cpu_computes_in_it(tmp_path):
     done = run(sys.executable, SCRIPT, "w", "--precision=bf16", cwd=tmp_path)
     assert "% in bf16:" in done.stdout
     assert "a preview with eight bits" in (tmp_path / "w/precision.html").read_text()
+
+
+def conv_model():
+    """image -> Conv, Relu, GlobalAveragePool, Flatten, Gemm -> class."""
+    random = np.random.default_rng(3)
+    weights = {"w": random.normal(0, 0.3, (8, 3, 3, 3)), "v": random.normal(0, 0.5, (6, 8))}
+    nodes = [helper.make_node("Conv", ["image", "w"], ["maps"], "conv", pads=[1] * 4),
+             helper.make_node("Relu", ["maps"], ["kept"], "relu"),
+             helper.make_node("GlobalAveragePool", ["kept"], ["pooled"], "pool"),
+             helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
+             helper.make_node("Gemm", ["flat", "v"], ["class"], "classify", transB=1)]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("image", TensorProto.FLOAT,
+                                                                         ["N", 3, SIDE, SIDE])],
+                              [helper.make_tensor_value_info("class", TensorProto.FLOAT, ["N", 6])],
+                              [numpy_helper.from_array(value.astype("f4"), name) for name, value in weights.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+
+
+def make_int8_work(folder):
+    """make_work()'s, as after run_all.sh --precision int8; return its tensors, logits and deploy model."""
+    values, logits = make_work(folder, conv_model())
+    quantized = amct.deploy(conv_model(), ["conv", "classify"], {"image": (0.0081, 2), "flat": (0.011, -90)})[0]
+    (folder / "d.onnx").write_bytes(quantized.SerializeToString())
+    record = json.loads((folder / "run.json").read_text())
+    record["quantization"] = {"file": "d.onnx", "sha256": hash_of(folder / "d.onnx"), "tool": "t", "images": 1,
+                              "scored": 1}
+    (folder / "run.json").write_text(json.dumps(record))
+    return values, logits, quantized
+
+
+def test_int8_has_a_noise_floor_beside_each_error(tmp_path):
+    values, logits, quantized = make_int8_work(tmp_path / "w")
+    done = run(sys.executable, SCRIPT, "w", "--precision=int8", "--images=20", cwd=tmp_path)
+    assert done.stdout.splitlines()[0].split() == ["layer", "relative", "error", "noise", "floor", "cosine", "not",
+                                                   "finite"]
+    found = layers(done.stdout)
+    assert list(found) == ["image", "maps", "kept", "pooled", "flat", "class"]
+    session = onnxruntime.InferenceSession(deploy.to_plain(quantized).SerializeToString(),
+                                           providers=["CPUExecutionProvider"])
+    other = session.run(["class"], {"image": values})[0]
+    error = 100 * np.linalg.norm(logits - other) / np.linalg.norm(logits)
+    assert found["class"][0] == pytest.approx(error, rel=0.02)
+    assert all(0 <= noise < 0.1 * error for error, noise, *_ in list(found.values())[1:])
+    page = (tmp_path / "w/precision.html").read_text()
+    assert "Judge int8 by its accuracy" in page and ">noise floor<" in page
+
+
+def forget_int8(folder):
+    record = json.loads((folder / "run.json").read_text())
+    del record["quantization"]
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(("damage", "words", "message"), [
+    (lambda folder: None, ["--dumps=w/npu"], "--dumps: not with int8, whose values differ from engine to engine; "),
+    (lambda folder: (folder / "d.onnx").write_bytes(b"x"), [], "w/d.onnx: not the deploy model that run.json "),
+    (forget_int8, [], "w: not a run in int8; run bash run_all.sh --precision int8")])
+def test_what_is_no_int8_run_is_refused(damage, words, message, tmp_path):
+    make_int8_work(tmp_path / "w")
+    damage(tmp_path / "w")
+    done = run(sys.executable, SCRIPT, "w", "--precision=int8", *words, cwd=tmp_path, status=2 if words else 3)
+    assert done.stderr.splitlines()[-1].startswith(f"precision.py: {message}")
 
 
 @pytest.mark.parametrize(("damage", "message"), [

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Show where fp16 or bf16 changes the network's values, layer by layer, and the effect on its predictions.
+"""Show where fp16, bf16 or int8 changes the network's values, layer by layer, and the effect on its predictions.
 
-Usage:    python3 tools/precision.py WORKDIR [--precision fp16|bf16] [--images 64] [--dumps DIR]
+Usage:    python3 tools/precision.py WORKDIR [--precision fp16|bf16|int8] [--images 64] [--dumps DIR]
                   [--out WORKDIR/precision.html]
 Example:  python3 tools/precision.py work
           layer                                  relative error     cosine  below 2^-14  beyond 65504
@@ -13,11 +13,15 @@ Example:  python3 tools/precision.py work
           /home/me/work/precision.html: 45 images, 129 layers, 67,948 bytes
 
 WORKDIR is one of run_all.sh, with its bins. The images are drawn at random, the same for the same names. fp16 is
-emulated (host/precision.py), bf16 is OpenVINO's. Everything runs on the CPU; no chip is needed, and no statement about
+emulated (host/precision.py), bf16 is OpenVINO's, int8 is the deploy model of a --precision int8 run, simulated in
+float32. Everything runs on the CPU; no chip is needed, and no statement about
 a chip is made without --dumps.
 
 --dumps DIR: a real NPU's dumps for the same images (result/dumpOutput_bs1, with the same weights and recipe). Their
 differences from float32 are compared with those of the emulation: does fp16 alone explain them?
+
+int8's noise floor: how far the same int8 model differs from itself, relative to float32, when its rounding is disturbed
+(computed with other operators). Rounding flips grow from layer to layer, so differences within it mean nothing.
 
 precision.html: UTF-8, self-contained, as report.py's pages. "Below 2^-14": share of float32's nonzero values that fp16
 represents with fewer bits, or as zero below 2^-25. "Beyond 65504": values that are infinite or NaN in fp16, as they
@@ -71,8 +75,29 @@ def tensor(path: Path, recipe: dict) -> np.ndarray:
                                  / np.float32(model.STD)).transpose(0, 3, 1, 2))
 
 
-def compile_taps(onnx: Path, side: int, precision: str):
-    """Return (a compiled model that outputs all layers, [their names]) for a batch of one, in f32, fp16 or bf16."""
+def int8_models(path: Path, digest: str) -> list:
+    """Return a deploy model twice, as bytes for OpenVINO: its int8 layers by FakeQuantize, and by plain arithmetic.
+
+    Both simulate int8 in float32, but round sums differently: the difference is the noise floor.
+    """
+    from host import contract, deploy
+
+    if hash_of(path) != digest:
+        raise Failure(f"{path}: not the deploy model that run.json describes; rerun run_all.sh")
+    try:
+        quantized = contract.load_model(str(path))
+        contract.check_model(str(path), quantized)
+        deploy.check(quantized, {})
+        return [make(quantized).SerializeToString() for make in (deploy.to_fake_quantize, deploy.to_plain)]
+    except contract.AtcError as error:
+        raise Failure(f"{path}: {error}") from error
+
+
+def compile_taps(onnx: Path, side: int, precision: str, model=None, wanted=None):
+    """Return (a compiled model that outputs all layers, [their names]) for a batch of one, in f32, fp16, bf16 or int8.
+
+    model: the bytes to read in place of file `onnx`; wanted: the names of the layers to output, where there are others.
+    """
     from host import om
     from host import precision as rounding
 
@@ -80,15 +105,19 @@ def compile_taps(onnx: Path, side: int, precision: str):
     core = openvino.Core()
     om.bound_memory(onnx, [(1, 3, side, side)])
     try:
-        network = core.read_model(onnx)
+        network = core.read_model(model or onnx)
     except Exception as error:  # any: a damaged file raises nearly every type
         raise Failure(f"{onnx}: OpenVINO cannot read it ({' '.join(str(error).split())[-200:]})") from error
     if len(network.inputs) != 1:
         raise Failure(f"{onnx}: {len(network.inputs)} inputs, expected one")
     network.reshape([1, 3, side, side])
     layers = rounding.apply(openvino, network) if precision == "fp16" else rounding.results(network)
+    if wanted:
+        layers = [(name, output) for name, output in layers if name in wanted]
     tapped = openvino.Model([openvino.opset13.result(output) for _, output in layers], network.get_parameters())
     config = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    if precision == "int8":
+        config["LP_TRANSFORMS_MODE"] = "NO"  # simulated, on CPUs with int8 too
     compiled = core.compile_model(tapped, "CPU", config)
     if precision == "bf16" and om.effective_precision(compiled, precision) != "bf16":
         raise Failure("OpenVINO computes in f32 on this CPU, not in bf16; use --precision fp16, which is "
@@ -100,7 +129,7 @@ class Sums:
     """Sums over the images for one layer, in float64."""
 
     def __init__(self):
-        self.squares = self.difference = self.product = self.others = 0.0
+        self.squares = self.difference = self.product = self.others = self.noise = 0.0
         self.count = self.small = self.lost = self.beyond = self.finite = 0
 
     def add(self, exact: np.ndarray, other: np.ndarray):
@@ -121,33 +150,49 @@ class Sums:
         self.lost += int(np.count_nonzero((size < SMALLEST) & (size > 0)))
         self.beyond += beyond
 
+    def disturb(self, other: np.ndarray, disturbed: np.ndarray):
+        """Add one image's values in the other precision, and in the same with its rounding disturbed."""
+        gap = (other - disturbed).ravel().astype(np.float64)
+        self.noise += float(gap @ gap)
+
     def row(self, name: str) -> dict:
         """Return the layer's row of the table: relative error, cosine, shares."""
         length = math.sqrt(self.squares * self.others)
         error = math.sqrt(self.difference / self.squares) if self.squares else math.inf if self.difference else 0.0
         alike = self.product / length if length else float(self.squares == self.others)  # 1 for zeros on both sides
         return {"name": name, "error": error if self.finite else math.inf, "cosine": alike if self.finite else math.nan,
+                "noise": math.sqrt(self.noise / self.squares) if self.squares else 0.0,
                 "small": self.small / self.count if self.count else 0.0,
                 "lost": self.lost / self.count if self.count else 0.0, "beyond": self.beyond}
 
 
-def run_both(onnx: Path, recipe: dict, images: list, precision: str) -> tuple:
-    """Return (rows of the table, float32 logits (N, classes), the precision's) for images [(name, path of its bin)]."""
+def run_both(onnx: Path, recipe: dict, images: list, precision: str, quantized=()) -> tuple:
+    """Return (rows of the table, float32 logits (N, classes), the precision's) for images [(name, path of its bin)].
+
+    quantized: of int8, the file of the deploy model and its sha256.
+    """
     side = int(recipe["crop"])
     exact, names = compile_taps(onnx, side, "f32")
-    other, others = compile_taps(onnx, side, precision)
-    if names != others:
+    if quantized:
+        taps = [compile_taps(quantized[0], side, precision, model, names) for model in int8_models(*quantized)]
+        if taps[0][1] != names:
+            exact, names = compile_taps(onnx, side, "f32", None, taps[0][1])
+    else:
+        taps = [compile_taps(onnx, side, precision)]
+    if any(names != others for _, others in taps):
         raise Failure(f"{onnx}: OpenVINO names its layers differently in {precision}", 4)
     sums, logits = [Sums() for _ in names], ([], [])
     with progress(len(images), "images") as advance:
         for _, path in images:
             values = tensor(path, recipe)
-            pair = [[compiled_values.copy() for compiled_values in compiled(values).values()]
-                    for compiled in (exact, other)]
-            for layer, a, b in zip(sums, *pair):
+            found = [[result.copy() for result in compiled(values).values()]
+                     for compiled in (exact, *(compiled for compiled, _ in taps))]
+            for layer, a, b in zip(sums, *found[:2]):
                 layer.add(a, b)
-            for kept, found in zip(logits, pair):
-                kept.append(found[-1].reshape(-1))
+            for layer, b, c in zip(sums, *found[1:]) if quantized else ():
+                layer.disturb(b, c)
+            for kept, results in zip(logits, found):
+                kept.append(results[-1].reshape(-1))
             advance()
     return [layer.row(name) for layer, name in zip(sums, names)], np.array(logits[0]), np.array(logits[1])
 
@@ -255,7 +300,11 @@ def draw_errors(rows: list, precision: str):
     """Draw the relative error by layer, in the order of the network."""
     def draw(axes):
         errors = [100 * row["error"] if 0 < row["error"] < math.inf else math.nan for row in rows]
-        axes.plot(range(len(rows)), errors, "o-", color=charts.FIRST, markersize=3, linewidth=1)
+        axes.plot(range(len(rows)), errors, "o-", color=charts.FIRST, markersize=3, linewidth=1, label=precision)
+        if precision == "int8":
+            noise = [100 * row["noise"] if row["noise"] else math.nan for row in rows]
+            axes.plot(range(len(rows)), noise, "-", color=charts.SECOND, linewidth=1, label="noise floor")
+            axes.legend(loc="lower right")
         broken = [i for i, row in enumerate(rows) if row["beyond"]]
         if broken:
             axes.plot(broken, [min(filter(lambda e: e == e, errors), default=1)] * len(broken), "x",
@@ -270,39 +319,47 @@ def draw_errors(rows: list, precision: str):
 
 
 def print_layers(rows: list, precision: str):
-    """Print a line per layer, in the order of the network; the columns on fp16's range are omitted for bf16."""
+    """Print a line per layer, in the order of the network; only fp16 has columns on its range, int8 its noise floor."""
     width = max(len(row["name"]) for row in rows)
-    print(f"{'layer':<{width}}  relative error     cosine"
+    print(f"{'layer':<{width}}  relative error" + ("  noise floor" if precision == "int8" else "") + "     cosine"
           + ("  below 2^-14  beyond 65504" if precision == "fp16" else "   not finite"))
     for row in rows:
         small = f"  {100 * row['small']:9.2f} %" if precision == "fp16" else ""
-        print(f"{printable(row['name']):<{width}}  {100 * row['error']:12.3f} %  {row['cosine']:9.7f}{small}"
+        noise = f"  {100 * row['noise']:9.3f} %" if precision == "int8" else ""
+        print(f"{printable(row['name']):<{width}}  {100 * row['error']:12.3f} %{noise}  {row['cosine']:9.7f}{small}"
               f"  {row['beyond']:{12 if small else 11}}")
 
 
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("workdir", metavar="WORKDIR", type=Path)
-    parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="default: %(default)s")
+    parser.add_argument("--precision", choices=("fp16", "bf16", "int8"), default="fp16",
+                        help="default: %(default)s")
     parser.add_argument("--images", type=positive, default=64, help="how many of the set (default: %(default)s)")
     parser.add_argument("--dumps", metavar="DIR", type=Path, help="a real NPU's, for the same images")
     parser.add_argument("--classes", metavar="NAMES.txt", type=Path, help="a class name per line")
     parser.add_argument("--out", metavar="PAGE.html", type=Path, help="default: WORKDIR/precision.html")
     args = parser.parse_args()
 
+    if args.dumps and args.precision == "int8":
+        raise Failure("--dumps: not with int8, whose values differ from engine to engine; compare accuracies", 2)
     found = runs.load_run(args.workdir)
+    quantization = found.record.get("quantization")
+    if args.precision == "int8" and not quantization:
+        raise Failure(f"{args.workdir}: not a run in int8; run bash run_all.sh --precision int8")
     with as_written(args.workdir / "run.json"):
         recipe = found.record["recipe"]
         onnx = Path(args.workdir, found.record["onnx"]["file"])
         size = 3 * int(recipe["crop"]) ** 2 * {"float32": 4, "uint8": 1}[recipe["dtype"]]
         digest = found.record["onnx"]["sha256"]
+        quantized = (args.workdir / quantization["file"], quantization["sha256"]) if args.precision == "int8" else ()
     if hash_of(onnx) != digest:
         raise Failure(f"{onnx}: not the file that run.json describes; rerun run_all.sh")
     images = sample(runs.bins_of(found), found.images, args.images, size)
     label_of = dict(zip(found.images, found.labels.tolist()))
     labels = np.array([label_of[image] for image, _ in images])
     names = runs.class_names(args.classes, args.workdir, found.classes)
-    layers, exact, other = run_both(onnx, recipe, images, args.precision)
+    layers, exact, other = run_both(onnx, recipe, images, args.precision, quantized)
     if exact.shape[1] != found.classes:
         raise Failure(f"{onnx}: {exact.shape[1]} classes, run.json has {found.classes}; rerun run_all.sh")
     a, b = answers(exact, labels), answers(other, labels)
