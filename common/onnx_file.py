@@ -3,6 +3,7 @@
 Runs on the NPU host: Python 3.7, standard library only. The file is protobuf (onnx/onnx.proto3): fields of a key,
 number << 3 | wire type, and a value.
 """
+from collections import Counter
 from functools import reduce
 from operator import mul
 
@@ -66,13 +67,12 @@ def port(data: bytes) -> dict:
 
 
 def read_onnx(path) -> dict:
-    """Return {inputs, outputs: [{name, dtype, shape}], metadata: {key: value}, quantized} of an ONNX file.
+    """Return {inputs, outputs: [{name, dtype, shape}], metadata: {key: value}, operators: Counter} of an ONNX file.
 
-    Inputs are those that have no constant; quantized: it has operators of AMCT. Raises Failure if it is not an ONNX
-    file.
+    Inputs are those that have no constant. Raises Failure if it is not an ONNX file.
     """
     refuse(path, "an ONNX file")
-    found, constants = {"inputs": [], "outputs": [], "metadata": {}, "quantized": False}, set()
+    found, constants = {"inputs": [], "outputs": [], "metadata": {}, "operators": Counter()}, set()
     try:
         for number, value in fields(memoryview(read(path, ONNX_LIMIT))):
             if number == 7:  # graph
@@ -80,8 +80,7 @@ def read_onnx(path) -> dict:
                     if kind in (11, 12):
                         found["inputs" if kind == 11 else "outputs"].append(port(content))
                     elif kind == 1:  # a node
-                        operator = dict(fields(content)).get(4, b"")
-                        found["quantized"] |= bytes(operator).startswith(b"Ascend")
+                        found["operators"][str(dict(fields(content)).get(4, b""), "utf-8")] += 1
                     elif kind == 5:  # a constant, which old exporters also list as an input
                         constants.update(str(name, "utf-8") for field, name in fields(content) if field == 8)
             elif number == 14:  # metadata_props
@@ -101,6 +100,16 @@ def classes_of(network: dict):
     if not shape or None in shape:
         return None
     return reduce(mul, shape)
+
+
+def is_quantized(network: dict) -> bool:
+    """Return True if a network (read_onnx) has operators of AMCT's deploy models."""
+    return any(operator.startswith("Ascend") for operator in network["operators"])
+
+
+def layers_of(network: dict) -> int:
+    """Return the number of a network's layers that AMCT can quantize."""
+    return network["operators"]["Conv"] + network["operators"]["Gemm"]
 
 
 def check_network(path) -> dict:

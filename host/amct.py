@@ -136,7 +136,7 @@ def deploy(model, layers: list, scales: dict) -> tuple:
         scale_r = (scale_w * np.float32(scale)).astype(np.float32)
         if len(node.input) > 2 and node.input[2]:
             bias = constants[node.input[2]]
-            whole = np.round(numpy_helper.to_array(bias).astype(np.float64) / scale_r)
+            whole = np.round(numpy_helper.to_array(bias).astype(np.float32) / scale_r)  # in float32, as AMCT
             if np.abs(whole).max() > 2 ** 31 - 1:
                 raise Failure(f"the bias of layer {node.name} exceeds int32 when quantized; add it to skip_layers")
             bias.CopyFrom(numpy_helper.from_array(whole.astype(np.int32), bias.name))

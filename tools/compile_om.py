@@ -33,7 +33,7 @@ from common import cli, model
 from common.cli import Failure, parser_of, positive, printable, run, say
 from common.files import hash_of, read_json, write
 from common.jobs import end_with_parent
-from common.onnx_file import check_network, classes_of
+from common.onnx_file import check_network, classes_of, is_quantized
 from host import om
 
 PRECISIONS = {  # name: (atc's flags, the name in a host om's header)
@@ -81,9 +81,9 @@ def main() -> int:
     if not cli.quiet:
         say("$ " + " ".join(map(shlex.quote, command)))
     network = check_network(args.onnx)
-    if args.precision == "int8" and not network["quantized"]:
+    if args.precision == "int8" and not is_quantized(network):
         raise Failure(f"{args.onnx}: not quantized; pass the deploy model that tools/quantize.py makes of it")
-    precision = "int8" if network["quantized"] else args.precision or DEFAULT
+    precision = "int8" if is_quantized(network) else args.precision or DEFAULT
     made = {"command": command, "atc": os.path.realpath(atc), "precision": precision,
             "onnx_sha256": hash_of(args.onnx), "batch_size": args.batch_size, "aipp": args.aipp,
             "dtype": "uint8" if args.aipp else "float32", "layout": "HWC" if args.aipp else "CHW",

@@ -30,7 +30,7 @@ from common.cli import Failure, parser_of, positive, printable, run, say
 from common.files import hash_of, lines, read_json, write
 from common.formats import bins_of
 from common.jobs import end_with_parent
-from common.onnx_file import check_network, read_onnx
+from common.onnx_file import check_network, is_quantized, layers_of, read_onnx
 
 STAND_IN = ROOT / "host/amct_onnx"
 CALIBRATION = Path("calibration_bin")
@@ -66,6 +66,16 @@ def is_current(target: Path, made: dict) -> bool:
         return False
 
 
+def check_deploy(path: Path, network: dict) -> int:
+    """Return the number of int8 layers of a deploy model; raises Failure unless it is `network` with some."""
+    quantized = read_onnx(path)
+    layers = quantized["operators"]["AscendDequant"]
+    ports = [[port["name"] for kind in ("inputs", "outputs") for port in one[kind]] for one in (network, quantized)]
+    if not layers or ports[0] != ports[1] or layers_of(quantized) != layers_of(network):
+        raise Failure(f"{path}: amct_onnx reported success, but it is not the network with int8 layers", 4)
+    return layers
+
+
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("onnx", metavar="ONNX", type=Path)
@@ -78,7 +88,8 @@ def main() -> int:
 
     if not args.onnx.exists():
         raise Failure(f"{args.onnx}: no such file; export it with xception_pth2onnx.py")
-    if check_network(args.onnx)["quantized"]:
+    network = check_network(args.onnx)
+    if is_quantized(network):
         raise Failure(f"{args.onnx}: is quantized already; pass the network in float32")
     number = min(args.images, len(bins_of(args.prep)) or args.images)
     status = call([sys.executable, ROOT / "tools/gen_calibration_bin.py", args.prep, CALIBRATION, number, 1,
@@ -86,7 +97,8 @@ def main() -> int:
     if status:
         return status
     tool, target = find_amct(), Path(f"{args.stem}_deploy_model.onnx")
-    command = ["amct_onnx", "calibration", "--model", str(args.onnx), "--save_path", f"./{args.stem}", "--input_shape",
+    save_path = args.stem if os.path.dirname(args.stem) else f"./{args.stem}"
+    command = ["amct_onnx", "calibration", "--model", str(args.onnx), "--save_path", save_path, "--input_shape",
                f"{model.INPUT}:{number},3,{model.SIDE},{model.SIDE}", "--data_dir", f"./{CALIBRATION}", "--data_types",
                "float32"]
     if not cli.quiet:
@@ -106,8 +118,13 @@ def main() -> int:
         return status
     if not target.exists():
         raise Failure(f"{target}: amct_onnx reported success but did not write it", 4)
-    if not read_onnx(target)["quantized"]:
-        raise Failure(f"{target}: amct_onnx reported success, but it has no int8 layers", 4)
+    try:
+        layers = check_deploy(target, network)
+    except Failure:
+        target.unlink()
+        raise
+    if layers < layers_of(network):
+        say(f"{target}: {layers_of(network) - layers} of {layers_of(network)} layers are not in int8")
     write(f"{target}.json", json.dumps({**made, "deploy_sha256": hash_of(target)}, indent=1) + "\n")
     print(result)
     return 0
