@@ -27,6 +27,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SUITE = HERE.parents[1]
+sys.path.insert(0, str(SUITE))
+from host import om  # noqa: E402
+
 WORK = SUITE / "work/bench"
 RESULTS = HERE / "RESULTS.md"
 KEPT = "## What limits"
@@ -147,6 +150,16 @@ def make_half():
     compile_om(1, "half", "--precision_mode_v2=mixed_bfloat16")
 
 
+def make_int8(batches):
+    """WORK/int8_bsN.om, of the stand-in's deploy model, calibrated with 8 tensors."""
+    script("tools/gen_calibration_bin.py", f"prep{SCORED}", "calibration_bin", "8", "1", cwd=WORK)
+    run(["amct_onnx", "calibration", "--model", "xception.onnx", "--save_path", "./int8", "--input_shape",
+         "image:8,3,299,299", "--data_dir", "calibration_bin", "--data_types", "float32"], WORK)
+    shutil.move(WORK / "int8_deploy_model.onnx", WORK / "int8.onnx")
+    for batch in batches:
+        compile_om(batch, "int8")
+
+
 def make_tensors(count, folder="prep"):
     """WORK/prepN and its info file."""
     if not (WORK / f"{folder}{count}.info").exists():
@@ -256,6 +269,27 @@ def bfloat16(rounds):
     for name, times, asked in (("ONNX Runtime f32", ort, ">= 2.0x"), ("PyTorch eager f32", torch, ">= 4.5x")):
         yield row("host benchmark, bf16, batch 1", f"{images / statistics.median(mine):.3g} images/s",
                   f"{name}: {images / statistics.median(times):.3g} images/s", f"{ratio(times, mine):.2f}x", asked)
+
+
+def int8(rounds):
+    """int8 on the host against f32 and, where the CPU has it, bf16."""
+    make_model()
+    make_tensors(SCORED)
+    kind = "int8" if om.has_int8() else "int8, simulated: this CPU lacks VNNI"
+    make_int8((1, 8))
+    shutil.copy(WORK / "xception.onnx", WORK / "half.onnx")
+    for batch, asked in ((1, ">= 4x with AMX, nowhere < 1x"), (8, ">= 5x with AMX, nowhere < 1x")):
+        others = {"f32": "xception", **({"bf16": "half"} if HAS_BF16 else {})}
+        if HAS_BF16:
+            compile_om(batch, "half", "--precision_mode_v2=mixed_bfloat16")
+        sides = [lambda stem=stem, batch=batch: 64 / rates(batch, "few.info", stem)[0]
+                 for stem in ("int8", *others.values())]
+        (WORK / "few.info").write_text("".join((WORK / f"prep{SCORED}.info").read_text().splitlines(True)[:64]))
+        mine, *theirs = alternate(rounds, *sides)
+        for name, times in zip(others, theirs):
+            yield row(f"host benchmark, {kind}, batch {batch}", f"{64 / statistics.median(mine):.3g} images/s",
+                      f"in {name}: {64 / statistics.median(times):.3g} images/s", f"{ratio(times, mine):.2f}x",
+                      asked if name == "f32" else "-")
 
 
 def whole(rounds):
@@ -405,7 +439,7 @@ def tiny_network():
 
 
 STAGES = {function.__name__: function for function in
-          (preprocess, benchmark, whole, scoring, export, start, driver, scale)}
+          (preprocess, benchmark, int8, whole, scoring, export, start, driver, scale)}
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
