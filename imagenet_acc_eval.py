@@ -3,7 +3,7 @@
 
 Usage:    python3 imagenet_acc_eval.py DUMP_DIR val_label.txt OUT_DIR result.json
                   [--reference TOP1,TOP5|published [--max-drop 1.0]] [--same-as OTHER.json]
-                  [--beside OTHER_DIR] [--allow-missing] [--classes N] [--details OUT.csv]
+                  [--flips OTHER.csv] [--beside OTHER_DIR] [--allow-missing] [--classes N] [--details OUT.csv]
 Example:  python3 imagenet_acc_eval.py result/dumpOutput_device0 val_label.txt ./ result.json \\
               --reference 78.892,94.292
           top-1   78.35 % (39175 / 50000)   reference  78.892 %   95 % interval 77.99 to 78.71 %
@@ -46,13 +46,14 @@ from common.files import read, read_json, replacing, write
 from common.formats import DUMP_LIMIT, find_dumps, match, parse_dump, read_dump, read_labels
 from common.jobs import start_worker, workers
 from common.model import BACKGROUND_CLASSES
-from common.runs import compare_all
-from common.stats import fraction, highest, percentages, rank, reference_of, wilson
+from common.runs import compare_all, read_details
+from common.stats import fraction, highest, mcnemar, percentages, rank, reference_of, wilson
 
 import numpy as np
 
 TOP = 5
 AGREEMENT = 0.05  # points: the dumps of two batch sizes may differ by rounding in 25 of 50,000 images
+CHANCE = 0.01  # p of McNemar's test: where rounding flips answers, as in int8, a less likely difference is a fault
 PLACES = Fraction(1, 1000)  # to which references are given: 88.889 is 40 of 45
 MAX_DROP = Fraction(1)  # points below the reference at which the port is rejected (README section 6)
 CHUNK = 512  # dumps ranked together; larger sets are shared among processes
@@ -275,12 +276,26 @@ def largest_difference(text: str, other: Path) -> float:
     return max(round(abs(ours[key] - theirs[key]), 2) for key in ours)  # rounded: 78.40 - 78.35 is over 0.05 in binary
 
 
-def agrees(difference: float, other: Path) -> bool:
-    """Return True if `difference` from the accuracies of file `other` is within AGREEMENT; print the verdict."""
-    equal = difference <= AGREEMENT
+def agrees(difference: float, other: Path, chance=None) -> bool:
+    """Return True if `difference` from the accuracies of file `other` is within AGREEMENT; print the verdict.
+
+    chance: the p of McNemar's test, from CHANCE on a larger difference agrees too.
+    """
+    equal = difference <= AGREEMENT or chance is not None and chance >= CHANCE
+    limit = str(AGREEMENT) if chance is None else f"{AGREEMENT}, or p >= {CHANCE}: here {chance:.2g}, McNemar"
     print(f"{'agrees' if equal else 'DISAGREES'} with {other}: largest difference {difference:.2f} points "
-          f"(limit {AGREEMENT})")
+          f"(limit {limit})")
     return equal
+
+
+def chance_of(path: Path, images: list, ranks: np.ndarray) -> float:
+    """Return the lesser p of McNemar's test on top-1 and on top-5, between --details file `path` and this run."""
+    others, _, theirs, *_ = read_details(path)
+    order = np.argsort(np.array(images, dtype=object))
+    if others != [images[i] for i in order]:
+        raise Failure(f"{path}: has other images; rerun the earlier batch size")
+    pairs = [(theirs <= k, ranks[order] <= k) for k in (1, TOP)]
+    return min(mcnemar(int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a))) for a, b in pairs)
 
 
 def compare(dumps: dict, other: Path, classes: int) -> str:
@@ -328,6 +343,9 @@ def main() -> int:
                         help="the drop from --reference must be less (default: 1.0)")
     parser.add_argument("--same-as", type=Path, metavar="OTHER.json",
                         help=f"fail unless this earlier result (of another batch size) is within {AGREEMENT} points")
+    parser.add_argument("--flips", type=Path, metavar="OTHER.csv",
+                        help="that result's --details, for int8, whose rounding flips answers: with --same-as, accept "
+                        "a difference that McNemar's test ascribes to chance")
     parser.add_argument("--beside", type=Path, metavar="OTHER_DIR",
                         help="compare the values with another run's dumps of the same images (as tools/compare.py)")
     parser.add_argument("--classes", type=positive, metavar="N", help="values per dump, for .bin dumps of another "
@@ -339,6 +357,8 @@ def main() -> int:
 
     if args.max_drop is not None and not args.reference:
         parser.error("--max-drop needs --reference")
+    if args.flips and not args.same_as:
+        parser.error("--flips needs --same-as")
     if os.path.exists(args.out / args.name) and os.path.samefile(args.out / args.name, args.labels):
         parser.error(f"{args.name}: would replace the labels")
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
@@ -354,6 +374,7 @@ def main() -> int:
     expected = reference_of(args.reference or "", classes)
     text = result_text(counts, len(dumps), classes)
     difference = largest_difference(text, args.same_as) if args.same_as else 0.0  # before OTHER.json is overwritten
+    chance = chance_of(args.flips, list(dumps), details[0]) if args.flips else None
     comparison = compare(dumps, args.beside, classes) if args.beside else None
     args.out.mkdir(parents=True, exist_ok=True)
     if args.details:
@@ -367,7 +388,7 @@ def main() -> int:
                    f"ImageNet's {model.NUM_CLASSES} classes: this network has {classes}; pass its own with --reference"]
     for line in verdict + partial:
         print(printable(line))
-    same = agrees(difference, args.same_as) if args.same_as else True
+    same = agrees(difference, args.same_as, chance) if args.same_as else True
     for line in doubts(counts, classes, details[1][:, 0], np.array(own)):
         print(line)
     if args.beside:

@@ -120,7 +120,7 @@ accuracy() { # BATCH FIRST_BATCH: 6; a missed gate (status 1) is reported at the
   local command status=0
   command=(python3 "$suite/imagenet_acc_eval.py" "result/${results}_bs$1" "$labels" . "result_bs$1.json"
     "--reference=$reference" --max-drop=1.0 "--details=details_bs$1.csv" ${partial:+"$partial"})
-  (($1 == $2)) || command+=("--same-as=result_bs$2.json")
+  (($1 == $2)) || command+=("--same-as=result_bs$2.json" ${deploy:+"--flips=details_bs$2.csv"})
   banner "6 Accuracy, batch $1" "${command[@]}"
   run "${command[@]}" >"accuracy_bs$1.txt" || status=$?
   ((status <= 1)) || die "$status" "step \"6 Accuracy, batch $1\" failed with exit status $status"

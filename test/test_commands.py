@@ -1,9 +1,14 @@
 """The commands of README and docs, run as printed."""
+import json
 import re
 import subprocess
+from collections import Counter
 
+from common.cli import import_openvino
 from conftest import SUITE, copy_of_the_suite, few_photos
+from host import deploy, om
 
+import onnx
 import pytest
 
 PAGES = sorted(path.name for path in (SUITE / "docs").glob("*.md") if path.name != "README.zh-CN.md")
@@ -62,6 +67,26 @@ def test_readme_commands_run_as_printed(after_readme):
     assert (copy / "result_bs1.json").read_bytes() == (copy / "result_bs16.json").read_bytes()
     assert "work/report.html: 45 images" in result.stdout
     assert not not_ignored(copy)
+
+
+def test_the_int8_run_is_int8_in_every_layer_and_meets_the_gate(after_readme):
+    """On a CPU without int8 the om simulates it: then OpenVINO's own plan for the same model is looked at."""
+    _, copy = after_readme
+    record = json.loads((copy / "work/run.json").read_text())
+    assert [row["precision"] for row in record["precisions"]] == ["f32", "fp16", "int8"]
+    quantization = {"tool": "the CPU stand-in host/amct_onnx", "images": 16, "scored": 16}
+    assert record["quantization"].items() >= quantization.items()
+    assert "PASSED" in (copy / "work/accuracy_bs1.txt").read_text()
+    assert abs(record["precisions"][2]["difference"]) <= 100 / 45  # one image, if another CPU rounds elsewhere
+    core = import_openvino().Core()
+    model = core.read_model(deploy.to_fake_quantize(onnx.load(copy / "work/xception_deploy_model.onnx")
+                                                    ).SerializeToString())
+    model.reshape([1, 3, 299, 299])
+    layers = Counter()
+    for node in core.compile_model(model, "CPU", om.engine_config(om.INT8)).get_runtime_model().get_ordered_ops():
+        layers[node.rt_info["layerType"].astype(str), node.rt_info["runtimePrecision"].astype(str)] += 1
+    found = {key: count for key, count in layers.items() if key[0] in ("Convolution", "FullyConnected")}
+    assert found == {("Convolution", "u8"): 74, ("FullyConnected", "u8"): 1}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(f"docs/{page}", "bash")])

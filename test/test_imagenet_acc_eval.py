@@ -739,6 +739,26 @@ def test_results_that_disagree(score, ten, tmp_path):
     assert out[-1].startswith("agrees with other.json")
 
 
+def test_answers_that_int8_flips_by_chance_agree(score, refusal, ten, tmp_path):
+    """Of ten images one or five are right only there: p is 1 and 0.06."""
+    score("--details=mine.csv")
+    header, *rows = (tmp_path / "mine.csv").read_text().splitlines()
+    right = [row for row in rows if row.split(",")[2] == "1"]
+    wrong = [row for row in rows if row not in right]
+    for flipped, chance in ((1, "1"), (5, "0.062")):
+        moved = [",".join([*row.split(",")[:2], "1", *row.split(",")[3:]]) for row in wrong[:flipped]]
+        kept = [row for row in rows if row not in wrong[:flipped]]
+        (tmp_path / "other.csv").write_text("\n".join([header, *sorted(kept + moved)]) + "\n")
+        word = earlier(tmp_path, TEN.decode().replace("30.0%", f"{30 + 10 * flipped}.0%"))
+        assert score(word, "--flips=other.csv")[0].splitlines()[-1] == (
+            f"agrees with other.json: largest difference {10 * flipped}.00 points (limit 0.05, or p >= 0.01: here "
+            f"{chance}, McNemar)")
+        score(word, status=1)
+    assert imagenet_acc_eval.agrees(1.0, "other.json", 0.009) is False
+    (tmp_path / "other.csv").write_text("\n".join([header, *rows[1:]]) + "\n")
+    assert refusal(word, "--flips=other.csv") == "other.csv: has other images; rerun the earlier batch size"
+
+
 @pytest.mark.parametrize("key", range(1, 6))
 @pytest.mark.parametrize("theirs, difference", [("78.40%", 0.05), ("78.30%", 0.05), ("78.41%", 0.06), ("78.29%", 0.06)])
 def test_every_accuracy_counts_and_the_limit_is_exact(tmp_path, capsys, key, theirs, difference):
