@@ -126,7 +126,7 @@ def test_ifmr_finds_the_range_with_the_least_squared_error(inputs):
         assert record[layer]["scale_d"] == pytest.approx(best, rel=0.011)
         assert errors[min(errors, key=lambda scale: abs(scale - record[layer]["scale_d"]))] <= 1.01 * errors[best]
         assert abs(record[layer]["offset_d"] - (-round(low / record[layer]["scale_d"]) - 128)) <= 1
-    (inputs / "cfg").write_text("batch_num: 2  # both\nactivation_offset: false\nskip_layers: \"pointwise\"\n")
+    (inputs / "cfg").write_text("batch_num: 2  # both\nactivation_offset: false\nskip_layers: ['pointwise']\n")
     quantize(inputs, "--calibration_config=cfg", save_path="sym/net")
     record = json.loads((inputs / "sym/net_quant.json").read_text())
     assert list(record) == ["first", "depthwise", "classify"]
@@ -193,7 +193,8 @@ def spoil(folder, change):
     ("opset 13", {}, 3, "net.onnx: no ONNX network of opset 11"), ("cut", {}, 3, "net.onnx: no ONNX network of opset"),
     ("quantized", {}, 3, "net.onnx: is quantized already; pass the network in float32"),
     ("", {"shape": "data:4,3,16,16"}, 2, "--input_shape data:4,3,16,16: the network's input is image"),
-    ("config", {"calibration_config": "cfg"}, 3, "cfg:1: 'override_layer_configs {': this CPU stand-in reads batch"),
+    ("config", {"calibration_config": "cfg"}, 3, "cfg:1: Message type \"AMCTConfig\" has no field named "
+     "\"override_layer_configs\"; this CPU stand-in reads batch_num, "),
     ("skip", {"calibration_config": "cfg"}, 3, "cfg: skip_layers names no layer of the network: nothing"),
 ])
 def test_what_cannot_be_quantized_is_refused(change, options, status, message, inputs):
