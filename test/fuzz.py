@@ -202,7 +202,7 @@ SEEDS = {  # target: (reader, inputs; it accepts the first)
     "labels": (labels, [b"a.JPEG 65\nb.JPEG 970\n", b"\xff.JPEG 1\r\n\n"]),
     "other_labels": (other_labels, [b"image;class\n\"a.JPEG\";65,0\nb.JPEG;9.70E+02\n", b'{"a.JPEG": 3}',
                                     b"a.JPEG\t3\n", "a.JPEG 3\n".encode("utf-16")]),
-    "class_map": (class_map, [b"0 cat\n1 dog\n", b"n01440764 tench\nn01443537 goldfish\n", b'{"cat": 0}',
+    "class_map": (class_map, [b"0 cat\n1 dog\n", b'""\n0 cat\n', b'{"cat": 0}', b"n01440764 tench\nn01443537 goldfish\n",
                               b"n01440764 1 x\nn01443537 2\n", b'{"0": ["n01440764", "tench"]}', b"cat\ndog\n"]),
     "onnx": (onnx, [small_onnx()]), "checkpoint": (checkpoint, [small_checkpoint(), b"\x80\x02}q\x00."]),
     "info": (info, [b"0 ./prep_dataset/a.bin 299 299\n1 ./prep_dataset/b.bin 299 299\n"]),

@@ -30,9 +30,11 @@ def read_map(path: Path) -> tuple:
     """Return the map of a file in any of FORMS; raises Failure that lists them."""
     if path.suffix.lower() == ".mat":
         return by_kit(path, read_meta_mat(path))
-    rows = [line.strip().replace('"', "") for _, line in lines(path) if line.strip()]
+    rows = [line.strip().replace('"', "").strip() for _, line in lines(path) if line.strip()]
     if not rows:
         raise Failure(f"{path}: empty; {FORMS}")
+    if not all(rows):
+        raise Failure(f"{path}: a line of quotes without a name; name that class, or remove the line")
     if rows[0][0] in "[{":
         return from_json(path)
     headless = rows[1:] if re.search(r"[,;|\t]", rows[0]) else []
