@@ -112,7 +112,7 @@ infer() { # BATCH OM OUT: 5, and with --sweep the pure inference of 7
 measure_reference() { # 6: sets reference to the accuracy of plain PyTorch on the same images and recipe
   step "6 Accuracy: PyTorch reference" python3 "$tools/pytorch_reference.py" "$weights" "$images" "$labels" \
     "--resize=$resize" "--interpolation=$interpolation" ${state_dict:+"$state_dict"} \
-    --of ./${score:+share*of*/}prep_dataset >reference.txt
+    --of ./${score:+share*of*/}prep_dataset --record=reference.json >reference.txt
   reference=$(<reference.txt)
 }
 

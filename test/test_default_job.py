@@ -173,7 +173,7 @@ def test_labels_of_another_network_are_reported(default_job, tmp_path):
 
 
 def test_the_reference_has_the_runs_interpolation_and_leaves_out_its_unreadable_images(default_job, tmp_path):
-    assert "--resize=333 --interpolation=bilinear --of ./prep_dataset\n" in default_job.stderr
+    assert "--resize=333 --interpolation=bilinear --of ./prep_dataset --record=reference.json\n" in default_job.stderr
     photos = few_photos(tmp_path)
     (tmp_path / "bins").mkdir()
     for photo in (photos / "val").iterdir():
