@@ -3,7 +3,9 @@ import csv
 import hashlib
 import json
 import re
+from types import SimpleNamespace
 
+import pytorch_reference
 from conftest import SUITE, copy_of_the_suite, copy_of_work, few_photos, run
 from test_precision import in_pytorch
 
@@ -181,10 +183,35 @@ def test_the_reference_has_the_runs_interpolation_and_leaves_out_its_unreadable_
     (photos / "val/zebra_1.JPEG").write_bytes(b"not an image")
     with open(photos / "val_label.txt", "a") as labels:
         labels.write("zebra_1.JPEG 340\n")
-    bicubic = run("python3", SUITE / "tools/pytorch_reference.py", default_job.work / "demo.pth.tar", photos / "val",
-                  photos / "val_label.txt", "--interpolation=bicubic", "--of", tmp_path / "bins", cwd=tmp_path)
+    command = ["python3", SUITE / "tools/pytorch_reference.py", default_job.work / "demo.pth.tar", photos / "val",
+               photos / "val_label.txt", "--interpolation=bicubic", "--of", tmp_path / "bins", "--record=r.json"]
+    bicubic = run(*command, cwd=tmp_path)
     assert "plain PyTorch on the same 11 images" in bicubic.stderr
     with open(default_job.work / "details_bs1.csv", newline="") as file:
         ranks = [row["rank"] for row in csv.DictReader(file) if (tmp_path / f"bins/{row['image']}.bin").exists()]
     assert len(ranks) == 11
     assert float(bicubic.stdout.split(",")[0]) < 100 * ranks.count("1") / 11  # the job's, bilinear, is better here
+    again = run(*command, cwd=tmp_path)
+    assert again.stdout == bicubic.stdout
+    assert again.stderr == f"plain PyTorch on the same 11 images: {again.stdout.strip()}, measured before (r.json)\n"
+
+
+@pytest.mark.parametrize("change", ["resize", "state_dict", "checkpoint", "label", "name", "size", "time"])
+def test_a_reference_is_measured_again_if_anything_has_changed(change, tmp_path):
+    def digest(changed=None):
+        (tmp_path / "w.pth").write_text(f"{changed == 'checkpoint'}")
+        args = SimpleNamespace(resize=333 + (changed == "resize"), interpolation="bilinear",
+                               state_dict="ema" if changed == "state_dict" else None, checkpoint=tmp_path / "w.pth")
+        return pytorch_reference.digest(args, {"b" if changed == "name" else "a": 1 + (changed == "label")},
+                                        [(tmp_path / "a.JPEG", 9 + (changed == "size"), 7 + (changed == "time"))])
+    assert digest() == digest() != digest(change)
+    (tmp_path / "r.json").write_text(json.dumps({"reference": "70.5,90", "made_from": digest()}))
+    assert pytorch_reference.recorded(tmp_path / "r.json", digest()) == "70.5,90"
+    assert pytorch_reference.recorded(tmp_path / "r.json", digest(change)) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"reference": "x", "made_from": "m"}',
+                                  '{"reference": "70,60", "made_from": "m"}', '{"reference": 1, "made_from": "m"}'])
+def test_a_damaged_record_of_the_reference_is_none(text, tmp_path):
+    (tmp_path / "r.json").write_text(text)
+    assert pytorch_reference.recorded(tmp_path / "r.json", "m") is None

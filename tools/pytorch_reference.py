@@ -74,7 +74,7 @@ def recorded(path, made_from: str):
         record = read_json(path)
         percentages(record["reference"])
         return record["reference"] if record["made_from"] == made_from else None
-    except (Failure, OSError, ValueError, KeyError, TypeError):
+    except (Failure, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
