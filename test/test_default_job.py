@@ -94,10 +94,10 @@ def test_an_om_of_another_onnx_is_not_put_on_record(default_job, tmp_path):
 
 
 def test_fp16_is_what_an_emulation_in_pytorch_gives(default_job, tmp_path):
-    """On every ninth photo: logits within 1e-3, same likeliest class; and another result than float32's."""
+    """On every 15th photo: logits within 1e-3, same likeliest class; and another result than float32's."""
     import torch
 
-    work, photos = default_job.work, sorted((DATA / "val").iterdir())[::9]
+    work, photos = default_job.work, sorted((DATA / "val").iterdir())[::15]
     (tmp_path / "prep_dataset").symlink_to(work / "prep_dataset")
     (tmp_path / "x.info").write_text("".join(
         f"{i} ./prep_dataset/{photo.name.split('.')[0]}.bin 299 299\n" for i, photo in enumerate(photos)))
@@ -140,12 +140,12 @@ def test_a_mutation_makes_the_job_fail(default_job, tmp_path):
     """Red and blue swapped: the gate compares with plain PyTorch on the same photos, which it does not reach."""
     copy = copy_of_the_suite(tmp_path, default_job.work)
     mutate(copy / "img_preprocess.py", "crop.transpose(2, 0, 1)", "crop[:, :, ::-1].transpose(2, 0, 1)")
-    result = run("bash", "run_all.sh", "--batch_sizes=1", "--limit=12", cwd=copy, status=1)
+    result = run("bash", "run_all.sh", "--batch_sizes=1", "--limit=8", cwd=copy, status=1)
     assert "demo.pth.tar: up to date with the photos" in result.stdout
     assert "xception.onnx: up to date with the weights" in result.stdout
     assert "xception_bs1.om: up to date" in result.stdout
     assert "FAILED: top-1 is" in result.stdout
-    assert float(top1(copy / "work/limit12").rstrip("%")) <= 50 < float(top1(default_job.work).rstrip("%"))
+    assert float(top1(copy / "work/limit8").rstrip("%")) <= 50 < float(top1(default_job.work).rstrip("%"))
 
 
 @pytest.mark.parametrize(("name", "old", "new"), [
@@ -167,7 +167,7 @@ def test_a_mutated_step_fails_the_gate(name, old, new, default_job, tmp_path):
 def test_labels_of_another_network_are_reported(default_job, tmp_path):
     photos = few_photos(tmp_path)
     rows = [line.split() for line in (photos / "val_label.txt").read_text().splitlines()]
-    (photos / "val_label.txt").write_text("".join(f"{name} {int(label) + 1}\n" for name, label in rows))
+    (photos / "val_label.txt").write_text("".join(f"{name} {int(label) + 1}\n" for name, label in rows[:4]))
     result = run("python3", SUITE / "tools/pytorch_reference.py", default_job.work / "demo.pth.tar", photos / "val",
                  photos / "val_label.txt", cwd=tmp_path, status=3)
     assert "do not belong together" in result.stderr
