@@ -12,17 +12,31 @@ PERCENTILE = 0.999999  # of an activation's values, at both ends
 RATIOS = np.arange(0.7, 1.3, 0.01, dtype=np.float32)  # of the largest value, tried as the end of the range
 BINS = 1 << 16  # of the histogram on which the errors are computed; 256 for each step of the quantized values
 EPSILON = np.finfo(np.float32).eps  # a smaller scale becomes 1: a channel of zeros
-GROUP_BYTES = 512 << 20  # of activations held at a time
+GROUP_BYTES = 1 << 30  # of activations held at a time
 
 
 # --- activations ----------------------------------------------------------------------------------------------------
 
-def ends_of(values: np.ndarray) -> tuple:
+def extreme(values: np.ndarray, bins: np.ndarray, counts: np.ndarray, left: int) -> np.float32:
+    """Return the highest of `values` without the `left` above it; bins, their histogram's, rise with them."""
+    last = np.flatnonzero(np.cumsum(counts[::-1]) > left)[0]  # bins from the end: the one that holds it
+    few = values[bins >= len(counts) - 1 - last]
+    return np.partition(few, few.size - 1 - left)[few.size - 1 - left]
+
+
+def ends_of(values: np.ndarray, bins: np.ndarray, counts: np.ndarray) -> tuple:
     """Return (lowest, highest) of float32 `values` without the outermost 1e-6 on each side, zero included."""
-    count = values.size - int(PERCENTILE * values.size)
-    low = np.partition(values, count - 1)[count - 1]
-    high = np.partition(values, values.size - count)[values.size - count]
+    left = values.size - int(PERCENTILE * values.size) - 1
+    high = extreme(values, bins, counts, left)
+    low = -extreme(-values, len(counts) - 1 - bins, counts[::-1], left)
     return min(np.float32(0), low), max(np.float32(0), high)
+
+
+def bins_of(values: np.ndarray, lowest: np.float32, width: float) -> np.ndarray:
+    """Return the bin of each of `values`, among BINS of `width` from the lowest value."""
+    scaled = values - lowest
+    scaled *= np.float32(1 / width)
+    return np.minimum(scaled, BINS - 1, out=scaled).astype(np.intp)
 
 
 def ifmr(values: np.ndarray, asymmetric: bool = True) -> tuple:
@@ -30,17 +44,20 @@ def ifmr(values: np.ndarray, asymmetric: bool = True) -> tuple:
 
     values: float32, all of the calibration images. The errors are summed over a histogram; zeros have none.
     """
-    low, high = ends_of(values)
+    lowest, highest = values.min(), values.max()
+    width = (float(highest) - float(lowest)) / BINS or 1.0
+    bins = bins_of(values, lowest, width)
+    counts = np.bincount(bins, minlength=BINS)
+    low, high = ends_of(values, bins, counts)
     negative = abs(high) < abs(low)
     if not asymmetric:
         high = max(abs(low), abs(high))
     if high - low <= 0:
         return 1.0, -128 if asymmetric else 0
-    lowest, highest = float(values.min()), float(values.max())
-    width = (highest - lowest) / BINS
-    places = np.minimum((values - np.float32(lowest)) * np.float32(1 / width), BINS - 1).astype(np.int32)
-    counts = np.bincount(places[values != 0], minlength=BINS)
-    centers = lowest + (np.flatnonzero(counts) + 0.5) * width
+    zeros = values.size - np.count_nonzero(values)
+    if zeros:
+        counts[bins_of(np.zeros(1, np.float32), lowest, width)[0]] -= zeros
+    centers = float(lowest) + (np.flatnonzero(counts) + 0.5) * width
     counts = counts[counts > 0]
     best = (np.inf, 0, 0)
     for end in RATIOS * high:
@@ -82,10 +99,18 @@ def activations(onnx_bytes: bytes, names: list, images: list):
 
 def run_group(core, onnx_bytes: bytes, names: list, images: list, source: str):
     """Yield (name, values) of some tensors; see activations."""
+    openvino = import_openvino()
     model = core.read_model(onnx_bytes)
     model.add_outputs(names)
+    wanted = [output for output in model.outputs if output.get_names() & set(names)]  # nothing behind these is computed
+    model = openvino.Model([output.get_node() for output in wanted], model.get_parameters())
     model.reshape({source: list(images[0].shape)})
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    if len(images) == 1:
+        results = compiled(images)
+        for name in names:
+            yield name, results[name].ravel()
+        return
     found = {name: [] for name in names}
     for image in images:
         results = compiled([image])
