@@ -55,7 +55,7 @@ def predict(network, paths: list, short_side: int, interpolation: str):
 
 def digest(args, labels: dict, images: list) -> str:
     """Return the sha256 of everything that determines the reference; images: find_images' (path, size, mtime_ns)."""
-    from importlib.metadata import version
+    from importlib.metadata import version  # novm: with torch, Python is 3.9 or later
 
     sha = hashlib.sha256(f"{args.resize} {args.interpolation} {args.state_dict}\n".encode())
     for path in (args.checkpoint, Path(__file__), ROOT / "common/xception.py"):
