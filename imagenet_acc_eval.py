@@ -30,6 +30,7 @@ are the dump's: with 1001 classes, they include the background.
 Exit status: 0 scored, and the gate (with --reference) is met; 1 the gate is not met, or --same-as
 disagrees; 3 the dumps or labels cannot be scored (named on stderr).
 """
+import argparse
 import contextlib
 import csv
 import functools
@@ -330,7 +331,7 @@ def points(text: str) -> Fraction:
     return value
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("dumps", metavar="DUMP_DIR", type=Path)
     parser.add_argument("labels", metavar="val_label.txt", type=Path)
@@ -361,6 +362,11 @@ def main() -> int:
         parser.error("--flips needs --same-as")
     if os.path.exists(args.out / args.name) and os.path.samefile(args.out / args.name, args.labels):
         parser.error(f"{args.name}: would replace the labels")
+    return args
+
+
+def main() -> int:
+    args = parse_arguments()
     labels, dumps = read_labels(args.labels), find_dumps(args.dumps)
     missing = match(dumps, labels, "dump", ("remove stale dumps, or pass their label file",
                                             "run the benchmark again, or pass --allow-missing to score the rest"),

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent. Imported only.
+"""Processes that end with their parent. Imported only.
 
 Runs on the NPU host: Python 3.7, standard library only.
 """
@@ -38,3 +38,15 @@ def end_with_parent():
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def call(command: list, out=None) -> int:
+    """Run a command that ends with this process, which has no threads; return its exit status, as a shell has it.
+
+    out: a file for its standard output.
+    """
+    import subprocess  # most that import this module start no command
+
+    status = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=out, check=False,
+                            preexec_fn=end_with_parent).returncode  # noqa: PLW1509 (no threads)
+    return status if status >= 0 else 128 - status

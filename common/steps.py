@@ -1,12 +1,11 @@
 """Run one step of a job within run_all.sh, and record its command line as run_all.sh does. Imported only."""
 import contextlib
 import shlex
-import subprocess
 from pathlib import Path
 
 from common import cli
 from common.cli import Failure, say
-from common.jobs import end_with_parent
+from common.jobs import call
 
 COMMANDS = Path("commands.txt").absolute()  # run_all.sh's record, in the folder in which the job starts
 
@@ -21,7 +20,6 @@ def step(title: str, *command, out=None):
     with open(COMMANDS, "a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(f"{line}\n")
     with open(out, "wb") if out else contextlib.nullcontext() as file:
-        status = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=file, check=False,
-                                preexec_fn=end_with_parent).returncode  # noqa: PLW1509 (this process has no threads)
+        status = call(command, file)
     if status:
-        raise Failure(f"step \"{title}\" failed with exit status {status}", status if status > 0 else 128 - status)
+        raise Failure(f"step \"{title}\" failed with exit status {status}", status)

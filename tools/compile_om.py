@@ -24,7 +24,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 from _root import ROOT
@@ -32,7 +31,7 @@ from _root import ROOT
 from common import cli, model
 from common.cli import Failure, parser_of, positive, printable, run, say
 from common.files import hash_of, read_json, write
-from common.jobs import end_with_parent
+from common.jobs import call
 from common.onnx_file import check_network, classes_of, is_quantized
 from host import om
 
@@ -94,10 +93,9 @@ def main() -> int:
     for path in (target, Path(f"{target}.json")):
         if path.exists():
             path.unlink()
-    status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False,
-                            preexec_fn=end_with_parent).returncode  # noqa: PLW1509 (this process has no threads)
+    status = call(command)
     if status:
-        return status if status > 0 else 128 - status
+        return status
     if not target.exists():
         raise Failure(f"{target}: atc reported success but did not write it", 4)
     try:

@@ -19,7 +19,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from common import cli, model
 from common.cli import Failure, parser_of, positive, printable, run, say
 from common.files import hash_of, lines, read_json, write
 from common.formats import bins_of
-from common.jobs import end_with_parent
+from common.jobs import call
 from common.onnx_file import check_network, is_quantized, layers_of, read_onnx
 
 STAND_IN = ROOT / "host/amct_onnx"
@@ -49,13 +48,6 @@ def is_stand_in(path: str) -> bool:
 def tool_name(path: str) -> str:
     """Return how messages and pages call an amct_onnx."""
     return "the CPU stand-in host/amct_onnx" if is_stand_in(path) else f"amct_onnx ({path})"
-
-
-def call(command: list) -> int:
-    """Run a command and return its exit status, that of a shell after a signal."""
-    status = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, check=False,
-                            preexec_fn=end_with_parent).returncode  # noqa: PLW1509 (this process has no threads)
-    return status if status >= 0 else 128 - status
 
 
 def is_current(target: Path, made: dict) -> bool:
