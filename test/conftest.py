@@ -3,10 +3,14 @@
 The network's weights are those of the reference logits in xception_reference.npz: made from
 NumPy alone, by name, so that nothing large is stored.
 """
+import atexit
 import fcntl
+import functools
 import json
+import marshal
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -115,10 +119,14 @@ def reference_state(reference_rows):
     }
 
 
-def run(*command, cwd, env=None, status=0, **options) -> subprocess.CompletedProcess:
-    """Run a command as a user would, with the suite's Python and host/ first on PATH; check its exit status."""
+def run(*command, cwd, env=None, status=0, quick=False, **options) -> subprocess.CompletedProcess:
+    """Run a command as a user would, with the suite's Python and host/ first on PATH; check its exit status.
+
+    quick: the scripts that the command starts run by a launcher.py, as those that are the command do.
+    """
     words = [os.fspath(word) for word in command]
-    path = os.pathsep.join([str(SUITE / "host"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    python = quick_python() if quick else Path(sys.executable).parent
+    path = os.pathsep.join([str(SUITE / "host"), str(python), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, **(env or {})}
     script = script_of(words)
     if script and not options and not any(name.startswith(("PYTHON", "LC_", "LANG", "LD_")) for name in env or {}):
@@ -144,26 +152,51 @@ def script_of(words: list):
 
 LIBRARIES = ("numpy", "PIL.Image", "tqdm", "cv2", "onnx", "openvino", "jinja2", "matplotlib.figure",
              "matplotlib.font_manager", "matplotlib.backends.backend_svg")
+UMASK = os.umask(0o22)
+os.umask(UMASK)
 TORCH = ("xception_pth2onnx.py", "make_demo.py", "pytorch_reference.py")  # for others its fork takes too long
-connections = {}  # {libraries: the socket of the launcher.py that has them}
+lifelines = []  # of the launchers: they end when this process does
+
+
+@functools.cache
+def start_launcher(libraries: tuple) -> str:
+    """Start a launcher.py that has these libraries; return the address of its socket."""
+    address = f"launcher {os.getpid()} {len(lifelines)}"
+    lifeline, kept = os.pipe()
+    lifelines.append(kept)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"\0{address}")
+        listener.listen(100)
+        subprocess.Popen([sys.executable, SUITE / "test/launcher.py", str(listener.fileno()), str(lifeline), *libraries],
+                         stdin=subprocess.DEVNULL, pass_fds=[listener.fileno(), lifeline])
+    os.close(lifeline)
+    return address
 
 
 def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
-    """Run a script by launcher.py, which is started with the first one."""
+    """Run a script by a launcher.py."""
     torch = os.path.basename(words[0]) in TORCH or "--verify" in words
-    libraries = (*LIBRARIES, "torch", "torchvision.transforms") if torch else LIBRARIES
-    if libraries not in connections:
-        connections[libraries], theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        subprocess.Popen([sys.executable, SUITE / "test/launcher.py", str(theirs.fileno()), *libraries],
-                         stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        theirs.close()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        request = json.dumps([words, os.fspath(cwd), environment]).encode()
-        socket.send_fds(connections[libraries], [request], [out.fileno(), err.fileno()])
-        answer = connections[libraries].recv(100)
+    address = start_launcher((*LIBRARIES, "torch", "torchvision.transforms") if torch else LIBRARIES)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(f"\0{address}")
+        request = marshal.dumps([words, os.fspath(cwd), environment, UMASK])
+        socket.send_fds(connection, [request], [nothing.fileno(), out.fileno(), err.fileno()])
+        answer = connection.recv(100)
         assert answer, "launcher.py has ended"
         texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
     return subprocess.CompletedProcess(words, int(answer), *texts)
+
+
+@functools.cache
+def quick_python(libraries: tuple = LIBRARIES) -> Path:
+    """Return a folder for PATH whose python3 runs scripts by a launcher.py that has these libraries."""
+    folder = Path(tempfile.mkdtemp(prefix="python-"))
+    atexit.register(shutil.rmtree, folder)
+    words = [sys.executable, "-IS", str(SUITE / "test/client.py"), start_launcher(libraries)]
+    (folder / "python3").write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    (folder / "python3").chmod(0o755)
+    return folder
 
 
 def made_once(tmp_path_factory, name: str, make) -> Path:

@@ -1,18 +1,21 @@
 """Run Python scripts in processes forked from this one, which has imported the libraries already.
 
-Usage:    python3 test/launcher.py DESCRIPTOR LIBRARY...        (conftest.run() starts it)
+Usage:    python3 test/launcher.py LISTENER LIFELINE LIBRARY...        (conftest.start_launcher() starts it)
 
-Each request on the socket DESCRIPTOR is JSON, [words, cwd, environment], with the files for stdout and stderr; the
-answer is the exit status. A script is __main__ in its own process and imports the suite's modules itself, but starts in
-some 40 ms: importing torch alone takes 4 s. The libraries are not used here, so that no fork loses their threads.
+LISTENER is the descriptor of a listening socket. Each connection is one script: [words, cwd, environment, umask] by
+marshal, with the descriptors of stdin, stdout and stderr; the answer is its exit status. A script is __main__ in its own process
+and imports the suite's modules itself, but starts in some 40 ms: importing torch alone takes 4 s. The libraries are
+not used here, so that no fork loses their threads. All ends when the pipe LIFELINE is closed, with its starter.
 """
 import array
 import atexit
 import contextlib
+import gc
 import importlib
-import json
+import marshal
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -22,36 +25,60 @@ import threading
 REQUEST_LIMIT = 1 << 20  # bytes
 
 
-def main(connection, libraries: list):
-    """Serve requests until the other side closes the connection."""
+def main(listener, lifeline: int, libraries: list):
+    """Serve connections until the other side of `lifeline` is closed."""
     sys.modules.setdefault("openvino_telemetry", None)  # as common.cli.import_openvino
+    running = {}  # {descriptor of a process: (its pid, its connection)}
     with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:  # as tools/charts.py: its list of fonts
         os.environ["MPLCONFIGDIR"] = folder
         for name in libraries:
             importlib.import_module(name)
-    while True:
-        data, ancillary, _, _ = connection.recvmsg(REQUEST_LIMIT, socket.CMSG_SPACE(8))
-        if not data:
-            return
-        streams = array.array("i", ancillary[0][2])
-        child = os.fork()
-        if not child:
-            connection.close()
-            execute(*json.loads(data), *streams)
-        for stream in streams:
-            os.close(stream)
-        connection.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+        gc.freeze()  # else each process copies the pages of all objects when it first looks for garbage
+        while True:
+            ready = select.select([listener, lifeline, *running], [], [])[0]
+            if lifeline in ready:
+                return
+            if listener in ready:
+                connection = listener.accept()[0]
+                child = start(connection, listener)
+                running[os.pidfd_open(child)] = child, connection
+            for ended in running.keys() & set(ready):
+                child, connection = running.pop(ended)
+                status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+                    connection.send(str(status).encode())
+                connection.close()
+                os.close(ended)
 
 
-def execute(words: list, cwd: str, environment: dict, out: int, err: int):
+def start(connection, listener) -> int:
+    """Receive what to run from a connection and start it; return its process id."""
+    data, ancillary, _, _ = connection.recvmsg(REQUEST_LIMIT, socket.CMSG_SPACE(12))
+    streams = array.array("i", ancillary[0][2])
+    child = os.fork()
+    if not child:
+        connection.close()
+        listener.close()
+        execute(*marshal.loads(data), streams)
+    for stream in streams:
+        os.close(stream)
+    return child
+
+
+def execute(words: list, cwd: str, environment: dict, umask: int, streams):
     """Be the script words[0] with its arguments; does not return."""
-    for stream, number in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
+    for number, stream in enumerate(streams):
         os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(umask)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[:], sys.path[0] = words, os.path.dirname(os.path.realpath(words[0]))
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     status = 1
     try:
         runpy.run_path(words[0], run_name="__main__")
@@ -71,4 +98,4 @@ def execute(words: list, cwd: str, environment: dict, out: int, err: int):
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import options
 from common.cli import Failure
+from conftest import quick_python
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ PHOTOS = SUITE / "test/data/imagenet"
 BENCHMARK = f"benchmark.{platform.machine()}"
 IMAGES = 20
 TOP1 = "0.8"  # share of the images that the fake benchmark gets right: 16, above the published 78.892 %
+LIBRARIES = ("numpy", "PIL.Image", "tqdm", "cv2", "onnx")  # of the scripts and of the fakes
 NOT_ON_AN_NPU_HOST = ("torch", "torchvision", "openvino", "matplotlib")
 
 TITLES = [
@@ -101,7 +103,7 @@ def inputs(tmp_path_factory):
 
 def environment(inputs, folder, tools=FAKES, **changes):
     """What a process gets: the fake CANN first on PATH, and no other CANN, home or setting of this machine."""
-    path = [str(tools), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
+    path = [str(tools), str(quick_python(LIBRARIES)), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
     return {"PATH": os.pathsep.join(path), "HOME": str(folder), "ASCEND_INSTALL_PATH": str(folder / "no_cann"),
             "PYTHONPATH": str(inputs.modules), "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_INDEX": "1",
             "FAKE_CANN_LOG": str(folder / "calls.jsonl"), "FAKE_CANN_LABELS": str(inputs.labels),

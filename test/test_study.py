@@ -150,7 +150,7 @@ def test_the_study_of_a_sample_of_the_demo(tmp_path):
     make_tiny(tmp_path / "tiny.onnx")
     command = ("bash", SUITE / "run_all.sh", "--study", "--weights=tiny.onnx",
                f"--datasets_path={SUITE}/test/data", "--workdir", tmp_path / "work", "--sample=2", "--batch_sizes=1")
-    done = run(*command, cwd=tmp_path)
+    done = run(*command, cwd=tmp_path, quick=True)
     titles = re.findall(r"^== (.*)$", done.stderr, re.MULTILINE)
     assert sum("images to tensors" in title for title in titles) == 4
     assert sum("ONNX to om" in title for title in titles) == 2
@@ -168,7 +168,7 @@ def test_the_study_of_a_sample_of_the_demo(tmp_path):
     assert len(labels) == 45
     dumps = {path: path.stat().st_mtime_ns for path in study.rglob("*_1.txt")}
     assert len(dumps) == 8 * 2
-    again = run(*command, cwd=tmp_path)
+    again = run(*command, cwd=tmp_path, quick=True)
     assert again.stdout.count("(0 made, 2 kept)") == 4 + 8
     assert dumps == {path: path.stat().st_mtime_ns for path in study.rglob("*_1.txt")}
     assert again.stdout[again.stdout.index("top-1, %"):] == done.stdout[done.stdout.index("top-1, %"):]

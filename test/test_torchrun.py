@@ -10,8 +10,8 @@ import time
 import zlib
 from pathlib import Path
 
-from conftest import SUITE
-from test_run_all_cann import FAKES, PHOTOS, make_data_set, make_onnx, make_suite
+from conftest import SUITE, quick_python
+from test_run_all_cann import FAKES, LIBRARIES, PHOTOS, make_data_set, make_onnx, make_suite
 
 import pytest
 
@@ -27,8 +27,8 @@ def place(tmp_path):
     return tmp_path
 
 
-def environment(place, **more):
-    path = os.pathsep.join([str(FAKES), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+def environment(place, python=Path(sys.executable).parent, **more):
+    path = os.pathsep.join([str(FAKES), str(python), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
     return {"PATH": path, "HOME": str(place), "FAKE_CANN_LABELS": str(place / "D/val_label.txt"),
             "FAKE_CANN_TOP1": "0.8", "FAKE_CANN_LOG": str(place / "calls.jsonl"), "PIP_NO_INDEX": "1",
             "PYTHONDONTWRITEBYTECODE": "1", **more}
@@ -55,8 +55,9 @@ def start_nodes(place, **more) -> list:
 
 
 def run(place, *more, **variables):
-    return subprocess.run(command(*more), cwd=place, env=environment(place, **variables), stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False)
+    """Run one rank, or --score, to its end."""
+    return subprocess.run(command(*more), cwd=place, env=environment(place, quick_python(LIBRARIES), **variables),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def wait_for(condition):

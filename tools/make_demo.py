@@ -29,9 +29,9 @@ from common.formats import read_labels
 from common.images import image_name
 
 SEED = 299
-VIEWS = 4  # random crops of each photo to learn from
+VIEWS = 2  # random crops of each photo to learn from
 BATCH = 4  # photos at a time through the network: fastest on few cores
-RIDGE = 10.0  # times the features' mean square: strong enough to miss some photos, so that small changes show
+RIDGE = 5.0  # times the features' mean square: strong enough to miss some photos, so that small changes show
 SPREAD = 10.0  # approximate distance of a photo's class from the others, logits
 NOTE = "demo weights: fitted to a few photos, they cannot classify ImageNet"
 
