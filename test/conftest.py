@@ -4,9 +4,9 @@ The network's weights are those of the reference logits in xception_reference.np
 NumPy alone, by name, so that nothing large is stored.
 """
 import atexit
+import contextlib
 import fcntl
 import functools
-import json
 import marshal
 import os
 import pwd
@@ -57,6 +57,7 @@ def reference_weight(name: str, shape: tuple) -> np.ndarray:
 GUIDE_PINS = ("numpy==1.18.5", "Pillow==7.2.0", "opencv-python==4.2.0.34", "tqdm==4.64.1")  # the guide's, and tqdm
 
 
+@functools.cache
 def old_pythons() -> dict:
     """{version: path} of Python 3.7 and 3.8: from pyenv, on PATH, or where CANN's guide installs it."""
     pyenv, found = Path(pwd.getpwuid(os.getuid()).pw_dir, ".pyenv/versions"), {}  # $HOME may be another folder
@@ -155,21 +156,16 @@ LIBRARIES = ("numpy", "PIL.Image", "tqdm", "cv2", "onnx", "openvino", "jinja2", 
 UMASK = os.umask(0o22)
 os.umask(UMASK)
 TORCH = ("xception_pth2onnx.py", "make_demo.py", "pytorch_reference.py")  # for others its fork takes too long
-lifelines = []  # of the launchers: they end when this process does
-
-
 @functools.cache
 def start_launcher(libraries: tuple) -> str:
-    """Start a launcher.py that has these libraries; return the address of its socket."""
-    address = f"launcher {os.getpid()} {len(lifelines)}"
-    lifeline, kept = os.pipe()
-    lifelines.append(kept)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    """Return the address of a launcher.py that has these libraries; of several pytest processes the first starts it."""
+    session = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    address = f"launcher {session} {zlib.crc32(' '.join(libraries).encode()):08x}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, contextlib.suppress(OSError):  # in use
         listener.bind(f"\0{address}")
         listener.listen(100)
-        subprocess.Popen([sys.executable, SUITE / "test/launcher.py", str(listener.fileno()), str(lifeline), *libraries],
-                         stdin=subprocess.DEVNULL, pass_fds=[listener.fileno(), lifeline])
-    os.close(lifeline)
+        subprocess.Popen([sys.executable, SUITE / "test/launcher.py", str(listener.fileno()), str(session), *libraries],
+                         stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
     return address
 
 
@@ -249,10 +245,10 @@ def copy_of_work(work, target):
         os.link if os.path.getsize(source) > 1 << 18 else shutil.copy2)(source, copy))
 
 
-def few_photos(folder: Path) -> Path:
-    """Make a data set of 11 of the photos, folder/imagenet/val and val_label.txt."""
+def few_photos(folder: Path, first=1) -> Path:
+    """Make a data set of 11 of the photos, every fourth from `first` on: folder/imagenet/val and val_label.txt."""
     (folder / "imagenet/val").mkdir(parents=True)
-    lines = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines(keepends=True)[1::4]
+    lines = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines(keepends=True)[first::4]
     for name in (line.split()[0] for line in lines):
         (folder / "imagenet/val" / name).symlink_to(SUITE / "test/data/imagenet/val" / name)
     (folder / "imagenet/val_label.txt").write_text("".join(lines))

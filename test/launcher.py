@@ -1,11 +1,11 @@
 """Run Python scripts in processes forked from this one, which has imported the libraries already.
 
-Usage:    python3 test/launcher.py LISTENER LIFELINE LIBRARY...        (conftest.start_launcher() starts it)
+Usage:    python3 test/launcher.py LISTENER SESSION LIBRARY...        (conftest.start_launcher() starts it)
 
 LISTENER is the descriptor of a listening socket. Each connection is one script: [words, cwd, environment, umask] by
-marshal, with the descriptors of stdin, stdout and stderr; the answer is its exit status. A script is __main__ in its own process
-and imports the suite's modules itself, but starts in some 40 ms: importing torch alone takes 4 s. The libraries are
-not used here, so that no fork loses their threads. All ends when the pipe LIFELINE is closed, with its starter.
+marshal, with the descriptors of stdin, stdout and stderr; the answer is its exit status. A script is __main__ in its
+own process and imports the suite's modules itself, but starts in some 40 ms: importing torch alone takes 4 s. The
+libraries are not used here, so that no fork loses their threads. It ends with the process SESSION.
 """
 import array
 import atexit
@@ -16,6 +16,7 @@ import marshal
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -25,8 +26,9 @@ import threading
 REQUEST_LIMIT = 1 << 20  # bytes
 
 
-def main(listener, lifeline: int, libraries: list):
-    """Serve connections until the other side of `lifeline` is closed."""
+def main(listener, session: int, libraries: list):
+    """Serve connections until the process `session` ends."""
+    end = os.pidfd_open(session)
     sys.modules.setdefault("openvino_telemetry", None)  # as common.cli.import_openvino
     running = {}  # {descriptor of a process: (its pid, its connection)}
     with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:  # as tools/charts.py: its list of fonts
@@ -35,8 +37,8 @@ def main(listener, lifeline: int, libraries: list):
             importlib.import_module(name)
         gc.freeze()  # else each process copies the pages of all objects when it first looks for garbage
         while True:
-            ready = select.select([listener, lifeline, *running], [], [])[0]
-            if lifeline in ready:
+            ready = select.select([listener, end, *running], [], [])[0]
+            if end in ready:
                 return
             if listener in ready:
                 connection = listener.accept()[0]
@@ -70,8 +72,10 @@ def execute(words: list, cwd: str, environment: dict, umask: int, streams):
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.executable = shutil.which("python3", path=environment.get("PATH")) or sys.executable  # perhaps quick_python()'s
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(umask)
     os.chdir(cwd)

@@ -3,7 +3,7 @@
 # (elsewhere install it, or google-chrome, by hand).
 #
 # Usage:    bash test/run.sh [PYTEST ARGUMENT...]
-# Example:  bash test/run.sh                          everything, about 7 minutes on two cores
+# Example:  bash test/run.sh                          everything, about 9 minutes on two cores
 #           bash test/run.sh test/test_host.py -x     linters, then one file
 #           bash test/run.sh test/test_faults.py --kills 40     the full fault injection, about 10 minutes
 #           bash test/run.sh test/test_soak.py --soak 20000     the full soak, about 10 minutes and 25 GB

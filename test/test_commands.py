@@ -44,14 +44,15 @@ def after_readme(default_job, tmp_path_factory):
 
     Two are not run again: `bash run_all.sh` is default_job, and `bash test/run.sh` is what runs this test. The
     published weights are not here, so that the command which needs them must report just that. The variables for images
-    and labels are edited, as the README tells its reader to: 11 photos. The int8 run takes 8, in a folder of its own.
+    and labels are edited, as the README tells its reader to: 11 photos. The int8 run takes 8, one
+    at a time, in a folder of its own.
     """
     copy = copy_of_the_suite(tmp_path_factory.mktemp("readme") / "suite", default_job.work)
     few_photos(copy / "work/few")
     commands = "".join(blocks("README.md", "bash"))
     real = "bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu\n"
-    int8 = "bash run_all.sh --precision int8\n"
-    for old, new in {"bash test/run.sh\n": "", "bash run_all.sh\n": "", int8: int8.replace("\n", " --limit 8\n"),
+    int8 = "bash run_all.sh --precision int8"
+    for old, new in {"bash test/run.sh\n": "", "bash run_all.sh\n": "", int8: f"{int8} --limit 8 --batch_sizes 1",
                      real: f"if {real.rstrip()}; then exit 99; fi\n",
                      "=test/data/imagenet/val ": "=work/few/imagenet/val ",
                      "=test/data/imagenet/val_label.txt ": "=work/few/imagenet/val_label.txt "}.items():
