@@ -25,7 +25,8 @@ export TMPDIR=$PWD/work/tmp # nothing is written outside this folder
 mkdir -p "$TMPDIR"
 export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # as in run_all.sh: several tests at a time share the cores
 
-python3 -m compileall -q common host test tools # or each of some thousand processes compiles them for itself
+unset PYTHONDONTWRITEBYTECODE # or each of some thousand processes compiles the suite's modules for itself
+python3 -m compileall -q common host test tools
 
 ruff check .
 vermin --violations --no-tips --target=3.7- ./*.py common/*.py tools/*.py host/{contract,om}.py # what runs on an NPU host

@@ -20,12 +20,9 @@ import cv2
 import numpy as np
 import PIL
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 SCRIPT = SUITE / "img_preprocess.py"
 PHOTOS = SUITE / "test/data/imagenet/val"
@@ -40,6 +37,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """torch's threads wait for each other by spinning: on so small tensors that takes half of the time."""
+    import torch  # not at the top: every pytest process reads every file
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,8 +51,10 @@ def recipe(resize=333, crop=299, interpolation="bilinear"):
 
 def reference(path, resize=333, crop=299, interpolation="bilinear"):
     """The tensor that torchvision makes of an image, as bits: uint32 (3, crop, crop)."""
+    from torchvision import transforms
+
     transform = transforms.Compose([
-        transforms.Resize(resize, interpolation=InterpolationMode(interpolation)),
+        transforms.Resize(resize, interpolation=transforms.InterpolationMode(interpolation)),
         transforms.CenterCrop(crop),
         transforms.ToTensor(),
         transforms.Normalize([0.5] * 3, [0.5] * 3),
@@ -293,6 +294,8 @@ def every_byte():
 
 
 def test_normalize_every_byte(monkeypatch):
+    from torchvision import transforms
+
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     expected = transform(Image.fromarray(every_byte())).numpy()
     assert (expected.min(), expected.max()) == (-1, 1)

@@ -19,8 +19,6 @@ from imagenet_acc_eval import write_details
 
 import numpy as np
 import pytest
-from scipy.spatial import distance
-from scipy.stats import binomtest
 
 REPORT = SUITE / "tools/report.py"
 PAGE_LIMIT = 5e6  # bytes, for 50,000 images
@@ -117,6 +115,8 @@ def undrawn(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (5, 5), (3, 11), (200, 260), (0, 30), (12000, 12001)])
 def test_mcnemar_is_the_exact_binomial_test(a, b):
+    from scipy.stats import binomtest  # not at the top: every pytest process reads every file
+
     expected = binomtest(a, a + b).pvalue if a + b else 1.0
     assert stats.mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
     assert stats.mcnemar(b, a) == stats.mcnemar(a, b)
@@ -202,6 +202,8 @@ def test_calibration_of_a_network_that_is_always_confident_and_correct(tmp_path)
 
 
 def test_differences_of_dumps(tmp_path):
+    from scipy.spatial import distance
+
     a, b = np.random.default_rng(1).normal(0, 3, (2, 4, 10))
     add_dumps(tmp_path / "a", a)
     add_dumps(tmp_path / "b", b)
@@ -560,6 +562,8 @@ def test_comparison_of_a_run_with_itself(logits, tmp_path, undrawn):
 
 def test_comparison_of_two_recipes(logits, tmp_path, undrawn):
     """Lines in another order, one image more in one run; counts by a plain loop."""
+    from scipy.stats import binomtest
+
     labels, values = logits
     other = values + np.random.default_rng(9).normal(0, 1, values.shape)
     add_dumps(make_run(tmp_path / "a", labels, values), values)

@@ -11,7 +11,6 @@ from test_faults import make_tiny
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 REPORT = SUITE / "tools/study.py", "report", "study"
 IMAGES = 2000
@@ -56,6 +55,8 @@ LOST = {(342, "bilinear", "f32"): (30, 20), (333, "bilinear", "fp16"): (3, 1), (
 
 
 def test_each_cause_is_reported_with_its_interval(tmp_path):
+    from scipy.stats import binomtest  # not at the top: every pytest process reads every file
+
     _, base = make_study(tmp_path / "study", LOST)
     out = run(sys.executable, *REPORT, f"--onnx={onnx_of(tmp_path, PUBLISHED_MD5)}", cwd=tmp_path).stdout
     rows = [re.findall(r"[\d.]+|\([+-][\d.]+\)|bilinear|bicubic", line) for line in out.splitlines()[2:6]]

@@ -113,7 +113,7 @@ def test_killed_rank_is_rerun_and_scores_equal_a_single_process(place):
     assert "shares" in refused.stderr.splitlines()[-1]
 
     (place / "calls.jsonl").write_text("")
-    again = start_nodes(place)
+    again = start_nodes(place, python=quick_python(LIBRARIES))
     assert [node.wait(120) for node in again] == [0, 0], output_of(place, 1)[-3000:]
     output = output_of(place, 1)
     assert made >= 2
