@@ -45,7 +45,7 @@ def after_readme(default_job, tmp_path_factory):
 
     Two are not run again: `bash run_all.sh` is default_job, and `bash test/run.sh` is what runs this test. The
     published weights are not here, so that the command which needs them must report just that. The variables for images
-    and labels are edited, as the README tells its reader to: 11 photos. The int8 run takes 8, one
+    and labels are edited, as the README tells its reader to: 11 photos. The int8 run takes 4, one
     at a time, in a folder of its own.
     """
     copy = copy_of_the_suite(tmp_path_factory.mktemp("readme") / "suite", default_job.work)
@@ -53,7 +53,7 @@ def after_readme(default_job, tmp_path_factory):
     commands = "".join(blocks("README.md", "bash"))
     real = "bash run_all.sh --weights xception-c0a72b38.pth.tar --datasets_path /opt/npu\n"
     int8 = "bash run_all.sh --precision int8"
-    for old, new in {"bash test/run.sh\n": "", "bash run_all.sh\n": "", int8: f"{int8} --limit 8 --batch_sizes 1",
+    for old, new in {"bash test/run.sh\n": "", "bash run_all.sh\n": "", int8: f"{int8} --limit 4 --batch_sizes 1",
                      real: f"if {real.rstrip()}; then exit 99; fi\n",
                      "=test/data/imagenet/val ": "=work/few/imagenet/val ",
                      "=test/data/imagenet/val_label.txt ": "=work/few/imagenet/val_label.txt "}.items():
@@ -76,10 +76,10 @@ def test_readme_commands_run_as_printed(after_readme):
 def test_the_int8_run_is_int8_in_every_layer_and_meets_the_gate(after_readme):
     """On a CPU without int8 the om simulates it: then OpenVINO's own plan for the same model is looked at."""
     _, copy = after_readme
-    work = copy / "work/limit8"
+    work = copy / "work/limit4"
     record = json.loads((work / "run.json").read_text())
     assert [row["precision"] for row in record["precisions"]] == ["f32", "fp16", "int8"]
-    quantization = {"tool": "the CPU stand-in host/amct_onnx", "images": 8, "scored": 8}
+    quantization = {"tool": "the CPU stand-in host/amct_onnx", "images": 4, "scored": 4}
     assert record["quantization"].items() >= quantization.items()
     assert "PASSED" in (work / "accuracy_bs1.txt").read_text()
     core = import_openvino().Core()
@@ -97,7 +97,7 @@ def test_docs_commands_run_as_printed(page, after_readme):
     """A page's commands in a separate shell, after the README's, with the README's variables."""
     _, copy = after_readme
     variables = "images=work/few/imagenet/val\nlabels=work/few/imagenet/val_label.txt\nsource env.sh\n"
-    commands = "".join(blocks(f"docs/{page}", "bash")).replace("work --precision int8", "work/limit8 --precision int8")
+    commands = "".join(blocks(f"docs/{page}", "bash")).replace("work --precision int8", "work/limit4 --precision int8")
     result = run_commands(variables + commands, copy)
     if page == "formats.md":
         difference = re.search("^compared with result/dumpOutput_bs1: same top-5 on 11 of 11 images; largest "
