@@ -3,7 +3,7 @@
 # (elsewhere install it, or google-chrome, by hand).
 #
 # Usage:    bash test/run.sh [PYTEST ARGUMENT...]
-# Example:  bash test/run.sh                          everything, about 9 minutes on two cores
+# Example:  bash test/run.sh                          everything, about 10 minutes on two cores
 #           bash test/run.sh test/test_host.py -x     linters, then one file
 #           bash test/run.sh test/test_faults.py --kills 40     the full fault injection, about 10 minutes
 #           bash test/run.sh test/test_soak.py --soak 20000     the full soak, about 10 minutes and 25 GB
@@ -35,7 +35,7 @@ mount=:
 if ((!$#)); then # files with long tests first, so that no core waits for one; commands needs what default_job makes
   first=(test/test_{default_job,faults,run_all_cann,commands,torchrun,original_client,hostile,report,study,host}.py)
   mapfile -t files < <(printf '%s\n' "${first[@]}" test/test_*.py | awk '!seen[$0]++')
-  set -- -n 3 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
+  set -- -n 2 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
   # where there is room, temporary files are in memory: a network is written there in a fifth of the time
   (($(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo) < 16)) ||
     mount="mount -t tmpfs -o size=10G tmpfs \"\$TMPDIR\""

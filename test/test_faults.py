@@ -146,13 +146,13 @@ def inputs(tmp_path_factory, work):
     finish([*PREPROCESS[:-1], "./full"], folder)
     finish([sys.executable, SUITE / "gen_dataset_info.py", "bin", "./full", "./full.info", "299", "299"], folder)
     (folder / "photos").mkdir()
-    for number in range(200):
+    for number in range(300):
         (folder / f"photos/n{number}.JPEG").symlink_to(sorted((DATA / "val").iterdir())[number % PHOTOS])
     (folder / "long").mkdir()
     bins = sorted((folder / "full").glob("*.bin"))
-    for number in range(1000):
+    for number in range(2000):
         (folder / f"long/n{number}.bin").symlink_to(bins[number % PHOTOS])
-    (folder / "long.info").write_text("".join(f"{number} ./long/n{number}.bin 299 299\n" for number in range(1000)))
+    (folder / "long.info").write_text("".join(f"{number} ./long/n{number}.bin 299 299\n" for number in range(2000)))
     (folder / "dumps").mkdir()
     text = "".join(f"{value:f} " for value in range(1000)) + "\n"
     for number in range(3000):
