@@ -1,9 +1,9 @@
-"""The `python3` of tests with many runs: runs a script in a launcher.py, which starts it three times as fast.
+"""Run a script by a launcher.py, which starts it about three times as fast: the `python3` of tests with many runs.
 
 Usage:    python3 -IS test/client.py ADDRESS SCRIPT [ARGUMENT...]        (conftest.quick_python() makes a python3 of it)
 
-ADDRESS is that of launcher.py's socket, an abstract one. What is not a script (-c, -m), or takes over a descriptor, is
-run by Python itself. The script is no child of this process: tests that kill or interrupt take the real python3.
+ADDRESS is the name of launcher.py's abstract socket. Python itself runs what is not a script (-c, -m) or takes over a
+descriptor. The script is no child of this process, so tests that kill or interrupt it use the real python3.
 """
 import _socket  # socket takes 15 ms to import, and json 10
 import array
@@ -14,10 +14,9 @@ import sys
 address, *words = sys.argv[1:]
 if not words or words[0].startswith("-") or any("--descriptor" in word for word in words):
     os.execv(sys.executable, [sys.executable, *words])
-umask = os.umask(0)
 connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
 connection.connect(f"\0{address}")
-connection.sendmsg([marshal.dumps([words, os.getcwd(), dict(os.environ), umask])],
+connection.sendmsg([marshal.dumps([words, os.getcwd(), dict(os.environ)])],
                    [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 status = int(connection.recv(100) or 1)
 sys.exit(status if status >= 0 else 128 - status)

@@ -123,7 +123,7 @@ def reference_state(reference_rows):
 def run(*command, cwd, env=None, status=0, quick=False, **options) -> subprocess.CompletedProcess:
     """Run a command as a user would, with the suite's Python and host/ first on PATH; check its exit status.
 
-    quick: the scripts that the command starts run by a launcher.py, as those that are the command do.
+    quick: a launcher.py also runs the Python scripts that the command starts.
     """
     words = [os.fspath(word) for word in command]
     python = quick_python() if quick else Path(sys.executable).parent
@@ -153,9 +153,9 @@ def script_of(words: list):
 
 LIBRARIES = ("numpy", "PIL.Image", "tqdm", "cv2", "onnx", "openvino", "jinja2", "matplotlib.figure",
              "matplotlib.font_manager", "matplotlib.backends.backend_svg")
-UMASK = os.umask(0o22)
-os.umask(UMASK)
 TORCH = ("xception_pth2onnx.py", "make_demo.py", "pytorch_reference.py")  # for others its fork takes too long
+
+
 @functools.cache
 def start_launcher(libraries: tuple) -> str:
     """Return the address of a launcher.py that has these libraries; of several pytest processes the first starts it."""
@@ -176,7 +176,7 @@ def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing, \
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(f"\0{address}")
-        request = marshal.dumps([words, os.fspath(cwd), environment, UMASK])
+        request = marshal.dumps([words, os.fspath(cwd), environment])
         socket.send_fds(connection, [request], [nothing.fileno(), out.fileno(), err.fileno()])
         answer = connection.recv(100)
         assert answer, "launcher.py has ended"

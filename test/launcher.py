@@ -2,7 +2,7 @@
 
 Usage:    python3 test/launcher.py LISTENER SESSION LIBRARY...        (conftest.start_launcher() starts it)
 
-LISTENER is the descriptor of a listening socket. Each connection is one script: [words, cwd, environment, umask] by
+LISTENER is the descriptor of a listening socket. Each connection is one script: [words, cwd, environment] by
 marshal, with the descriptors of stdin, stdout and stderr; the answer is its exit status. A script is __main__ in its
 own process and imports the suite's modules itself, but starts in some 40 ms: importing torch alone takes 4 s. The
 libraries are not used here, so that no fork loses their threads. It ends with the process SESSION.
@@ -67,7 +67,7 @@ def start(connection, listener) -> int:
     return child
 
 
-def execute(words: list, cwd: str, environment: dict, umask: int, streams):
+def execute(words: list, cwd: str, environment: dict, streams):
     """Be the script words[0] with its arguments; does not return."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -77,7 +77,6 @@ def execute(words: list, cwd: str, environment: dict, umask: int, streams):
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.executable = shutil.which("python3", path=environment.get("PATH")) or sys.executable  # perhaps quick_python()'s
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.umask(umask)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -82,6 +82,7 @@ def test_the_int8_run_is_int8_in_every_layer_and_meets_the_gate(after_readme):
     quantization = {"tool": "the CPU stand-in host/amct_onnx", "images": 4, "scored": 4}
     assert record["quantization"].items() >= quantization.items()
     assert "PASSED" in (work / "accuracy_bs1.txt").read_text()
+    assert abs(record["precisions"][2]["difference"]) <= 100 / 4  # one image, if another CPU rounds elsewhere
     core = import_openvino().Core()
     model = core.read_model(deploy.to_fake_quantize(onnx.load(work / "xception_deploy_model.onnx")).SerializeToString())
     model.reshape([1, 3, 299, 299])

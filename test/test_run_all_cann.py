@@ -428,9 +428,10 @@ def test_cann_without_atc(run, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_ais_bench_without_a_binary(inputs, finished, run, no_binary, work):
+@pytest.mark.parametrize("release", ["2022-06", "fork"])  # all: test_ais_bench.py
+def test_ais_bench_without_a_binary(release, inputs, finished, run, no_binary, work):
     done = run("--workdir=other", "--soc_version=Ascend310P3", tools=no_binary,
-               **ais_environment(inputs, FAKE_CANN_AIS="2022-06"))  # later ones: test_ais_bench.py
+               **ais_environment(inputs, FAKE_CANN_AIS=release))
     assert done.status == 0, done.err
     assert done.calls[2:] == [ais_call(1), ais_call(16)]
     other = work.parent / "other"

@@ -47,7 +47,8 @@ def digest(images: list, labels: Path) -> str:
 
 def is_current(path: Path, made_from: str) -> bool:
     """Return True if an earlier call made `path` from the same photos, by its pickle, without torch."""
-    with contextlib.suppress(Failure, zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, EOFError):
+    with contextlib.suppress(Failure, ValueError, LookupError, zipfile.BadZipFile, NotImplementedError, RuntimeError,
+                             EOFError, StopIteration):  # damaged
         return zipfile.is_zipfile(path) and made_from.encode() in pickle_of(path)
     return False
 
