@@ -13,7 +13,7 @@ unset CDPATH # with it, cd may go elsewhere and print where
 suite=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 tools=$suite/tools verdict=0 child='' workdir='' deploy=''
 export RUN_ALL_PID=$$ RUN_ALL_QUIET=${RUN_ALL_QUIET:-} # each step asks the kernel to end it with this process
-export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 # waiting threads sleep; huge pages
+export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # waiting threads sleep
 
 # ---- running a step: banner, process group, signals, locks
 
@@ -153,6 +153,7 @@ main() {
   trap 'stop 129' HUP && trap 'stop 130' INT && trap 'stop 143' TERM
   settings=$(mktemp)
   source "$suite/env.sh" 2>"$settings" # which ends with a line on what it found
+  [[ $ATC_ENGINE == cann ]] || export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40)) # torch: fewer page faults
   run python3 "$tools/options.py" "$settings" "$@" || status=$?
   while IFS= read -r -d '' pair; do declare -g "$pair"; done <"$settings"
   rm -f "$settings"

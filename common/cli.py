@@ -195,9 +195,13 @@ def run(main, program=""):
             stream.flush()
         except OSError:  # full or gone; at exit Python would try again, and end with status 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if OWN_PROCESS and "torch" in sys.modules:
+        os._exit(status)  # at once: to take its modules apart takes Python one or two seconds
     sys.exit(status)
 
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-if os.path.dirname(os.path.realpath(sys.argv[0])) in (ROOT, os.path.join(ROOT, "host"), os.path.join(ROOT, "tools")):
+FOLDERS = (ROOT, os.path.join(ROOT, "host"), os.path.join(ROOT, "tools"))
+OWN_PROCESS = os.path.isfile(sys.argv[0]) and os.path.dirname(os.path.realpath(sys.argv[0])) in FOLDERS  # the suite's
+if OWN_PROCESS:
     sys.excepthook = last_word
