@@ -153,6 +153,7 @@ def script_of(words: list):
 
 LIBRARIES = ("numpy", "PIL.Image", "tqdm", "cv2", "onnx", "openvino", "jinja2", "matplotlib.figure",
              "matplotlib.font_manager", "matplotlib.backends.backend_svg")
+TORCH_LIBRARIES = ("torch", "torchvision.transforms")
 TORCH = ("xception_pth2onnx.py", "make_demo.py", "pytorch_reference.py")  # for others its fork takes too long
 
 
@@ -172,7 +173,7 @@ def start_launcher(libraries: tuple) -> str:
 def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
     """Run a script by a launcher.py."""
     torch = os.path.basename(words[0]) in TORCH or "--verify" in words
-    address = start_launcher((*LIBRARIES, "torch", "torchvision.transforms") if torch else LIBRARIES)
+    address = start_launcher((*LIBRARIES, *TORCH_LIBRARIES) if torch else LIBRARIES)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing, \
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(f"\0{address}")
@@ -186,10 +187,14 @@ def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
 
 @functools.cache
 def quick_python(libraries: tuple = LIBRARIES) -> Path:
-    """Return a folder for PATH whose python3 runs scripts by a launcher.py that has these libraries."""
+    """Return a folder for PATH whose python3 runs scripts by a launcher.py that has these libraries; those of TORCH by
+    one that also has torch, unless other libraries are asked for.
+    """
     folder = Path(tempfile.mkdtemp(prefix="python-"))
     atexit.register(shutil.rmtree, folder)
-    words = [sys.executable, "-IS", str(SUITE / "test/client.py"), start_launcher(libraries)]
+    address = start_launcher(libraries)
+    torch = start_launcher((*LIBRARIES, *TORCH_LIBRARIES)) if libraries == LIBRARIES else address
+    words = [sys.executable, "-IS", str(SUITE / "test/client.py"), address, torch, " ".join(TORCH)]
     (folder / "python3").write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     (folder / "python3").chmod(0o755)
     return folder

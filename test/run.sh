@@ -34,7 +34,8 @@ vermin --violations --no-tips --target=3.7- ./*.py common/*.py tools/*.py host/{
 shellcheck --external-sources run_all.sh env.sh test/run.sh test/bench/run.sh .ci/run
 mount=:
 if ((!$#)); then # files with long tests first, so that no core waits for one; commands needs what default_job makes
-  first=(test/test_{default_job,faults,run_all_cann,commands,torchrun,original_client,hostile,report,study,host}.py)
+  first=(test/test_{default_job,faults,run_all_cann,commands,torchrun,old_python,original_client,checkpoints,report}.py
+    test/test_{study,hostile,xception_pth2onnx,infer,precision,host,ais_bench,fuzz,aipp,img_preprocess}.py)
   mapfile -t files < <(printf '%s\n' "${first[@]}" test/test_*.py | awk '!seen[$0]++')
   set -- -n 2 --dist loadfile --no-loadscope-reorder --durations=20 "${files[@]}"
   # where there is room, temporary files are in memory: a network is written there in a fifth of the time

@@ -50,10 +50,21 @@ def expected_logits(folder):
 
 # --- numbers -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_xception_through_atc_and_benchmark_is_pytorchs(batch, work, tmp_path, reference_state, reference_images,
-                                                        reference_logits):
+@pytest.fixture(scope="module")
+def xception_of_five(work, reference_state, reference_images):
+    """Five images, float32 (5, 3, 299, 299), and the logits that PyTorch and ONNX Runtime have for them."""
     images = np.concatenate([reference_images, reference_images[::-1] / 2, reference_images[:1] / 3])
+    network = Xception().eval()
+    network.load_state_dict(reference_state)
+    with torch.inference_mode():
+        pytorch = network(torch.from_numpy(images)).numpy()
+    session = onnxruntime.InferenceSession(work / "xception.onnx", providers=["CPUExecutionProvider"])
+    return images, pytorch, session.run(None, {"image": images})[0]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_xception_through_atc_and_benchmark_is_pytorchs(batch, work, tmp_path, xception_of_five, reference_logits):
+    images, pytorch, onnx_runtime = xception_of_five
     for i, image in enumerate(images):
         image.tofile(tmp_path / f"i{i}.bin")
     (tmp_path / "x.info").write_text("".join(f"{i} {tmp_path}/i{i}.bin 299 299\n" for i in range(len(images))))
@@ -62,14 +73,9 @@ def test_xception_through_atc_and_benchmark_is_pytorchs(batch, work, tmp_path, r
         "-output_binary=true", "-useDvpp=false", cwd=tmp_path)
     dumps = tmp_path / "result/dumpOutput_device2"
     found = np.stack([np.fromfile(dumps / f"i{i}_1.bin", "<f4") for i in range(len(images))])
-    network = Xception().eval()
-    network.load_state_dict(reference_state)
-    with torch.inference_mode():
-        pytorch = network(torch.from_numpy(images)).numpy()
     assert np.abs(found[:2] - reference_logits).max() <= 1e-5 * np.abs(reference_logits).max()
     assert np.abs(found - pytorch).max() <= 1e-5 * np.abs(pytorch).max()
-    session = onnxruntime.InferenceSession(work / "xception.onnx", providers=["CPUExecutionProvider"])
-    assert np.abs(found - session.run(None, {"image": images})[0]).max() <= 1e-5 * np.abs(pytorch).max()
+    assert np.abs(found - onnx_runtime).max() <= 1e-5 * np.abs(pytorch).max()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 16])

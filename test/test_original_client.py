@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import SUITE, few_photos, old_environment, old_pythons
+from conftest import SUITE, few_photos, old_environment, old_pythons, quick_python
 from test_run_all_cann import BENCHMARK, FAKES, PHOTOS, make_onnx, make_suite
 
 import pytest
@@ -89,10 +89,11 @@ def test_with_the_stand_ins(how, place, default_job):
     (place / BENCHMARK).symlink_to(stand_in) if how == "linked" else shutil.copy(stand_in, place / BENCHMARK)
     shutil.copy(default_job.work / "xception.onnx", place)  # which the same command made
     checkpoint, batches = default_job.work / "demo.pth.tar", "1 16" if how == "linked" else "1"
-    done = go(place, CONVERSION.replace("in 1 16", f"in {batches}"), sys.executable, CHECKPOINT=str(checkpoint))
+    python = quick_python() / "python3"
+    done = go(place, CONVERSION.replace("in 1 16", f"in {batches}"), python, CHECKPOINT=str(checkpoint))
     assert "xception.onnx: up to date with the weights (md5 " in done.stdout
     data = few_photos(place.parent / "few")
-    go(place, EVALUATION.replace("in 1 16", f"in {batches}"), sys.executable, DATA=str(data.parent))
+    go(place, EVALUATION.replace("in 1 16", f"in {batches}"), python, DATA=str(data.parent))
     stems = {path.name.split(".")[0] for path in (data / "val").iterdir()}
     with open(default_job.work / "details_bs1.csv", newline="") as file:
         right = [row["rank"] == "1" for row in csv.DictReader(file) if row["image"] in stems]
