@@ -250,10 +250,10 @@ def copy_of_work(work, target):
         os.link if os.path.getsize(source) > 1 << 18 else shutil.copy2)(source, copy))
 
 
-def few_photos(folder: Path, first=1) -> Path:
-    """Make a data set of 11 of the photos, every fourth from `first` on: folder/imagenet/val and val_label.txt."""
+def few_photos(folder: Path, first=1, step=4) -> Path:
+    """Make a data set of every fourth photo from `first` on, 11 of them: folder/imagenet/val and val_label.txt."""
     (folder / "imagenet/val").mkdir(parents=True)
-    lines = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines(keepends=True)[first::4]
+    lines = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines(keepends=True)[first::step]
     for name in (line.split()[0] for line in lines):
         (folder / "imagenet/val" / name).symlink_to(SUITE / "test/data/imagenet/val" / name)
     (folder / "imagenet/val_label.txt").write_text("".join(lines))
