@@ -251,7 +251,7 @@ def copy_of_work(work, target):
 
 
 def few_photos(folder: Path, first=1, step=4) -> Path:
-    """Make a data set of every fourth photo from `first` on, 11 of them: folder/imagenet/val and val_label.txt."""
+    """Make folder/imagenet/val and val_label.txt of the photos first, first + step, and so on: 11 by default."""
     (folder / "imagenet/val").mkdir(parents=True)
     lines = (SUITE / "test/data/imagenet/val_label.txt").read_text().splitlines(keepends=True)[first::step]
     for name in (line.split()[0] for line in lines):

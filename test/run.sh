@@ -24,7 +24,7 @@ PATH=$PWD/.venv/bin:$PATH
 export TMPDIR=$PWD/work/tmp # nothing is written outside this folder
 mkdir -p "$TMPDIR"
 export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # as in run_all.sh: several tests at a time share the cores
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40)) # too
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40)) # as in run_all.sh, too: fewer page faults in torch
 
 unset PYTHONDONTWRITEBYTECODE # or each of some thousand processes compiles the suite's modules for itself
 python3 -m compileall -q common host test tools
