@@ -10,7 +10,7 @@ make_venv() { # STAMP SIZE FILE...: install the FILEs into .venv unless .venv/ST
     return 4
   }
   for file in "${@:3}"; do files+=(-r "$file"); done
-  "$venv/bin/python3" -m pip install --quiet "${files[@]}" >&2 || {
+  "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check "${files[@]}" >&2 || {
     version=$("$venv/bin/python3" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     printf '%s: pip could not install %s into %s\n' "${0##*/}" "${*:3}" "$venv" >&2
     printf 'Without network, run this on a machine with Python %s and %s:\n  %s\n' "$version" "$(uname -m)" \
