@@ -153,7 +153,7 @@ main() {
   trap 'stop 129' HUP && trap 'stop 130' INT && trap 'stop 143' TERM
   settings=$(mktemp)
   source "$suite/env.sh" 2>"$settings" # which ends with a line on what it found
-  [[ $ATC_ENGINE == cann ]] || export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40)) # torch: fewer page faults
+  [[ $ATC_ENGINE == cann ]] || export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40)) # fewer page faults in torch
   run python3 "$tools/options.py" "$settings" "$@" || status=$?
   while IFS= read -r -d '' pair; do declare -g "$pair"; done <"$settings"
   rm -f "$settings"

@@ -2,9 +2,9 @@
 
 Usage:    python3 -IS test/client.py ADDRESS OTHER NAMES SCRIPT [ARGUMENT...]    (conftest.quick_python() calls it)
 
-ADDRESS is the name of a launcher.py's abstract socket, OTHER that for scripts with one of NAMES. Python itself runs
-what is not a script (-c, -m) or takes over a descriptor. The script is no child of this process, so tests that kill or
-interrupt it use the real python3.
+ADDRESS is the abstract socket of the launcher.py to use, OTHER that of the one for the scripts in NAMES. Python itself
+runs what is not a script (-c, -m) or takes over a descriptor. The script is no child of this process, so tests that
+kill or interrupt it use the real python3.
 """
 import _socket  # socket takes 15 ms to import, and json 10
 import array

@@ -187,8 +187,9 @@ def launch(words: list, cwd, environment: dict) -> subprocess.CompletedProcess:
 
 @functools.cache
 def quick_python(libraries: tuple = LIBRARIES) -> Path:
-    """Return a folder for PATH whose python3 runs scripts by a launcher.py that has these libraries; those of TORCH by
-    one that also has torch, unless other libraries are asked for.
+    """Return a folder for PATH whose python3 runs scripts by a launcher.py that has these libraries.
+
+    With the default, the scripts in TORCH run by a second launcher, which has torch as well.
     """
     folder = Path(tempfile.mkdtemp(prefix="python-"))
     atexit.register(shutil.rmtree, folder)

@@ -58,7 +58,7 @@ def main(listener, session: int, libraries: list):
 
 
 def warm_up():
-    """Import most of the suite's modules and forget them: what they import stays, and their compiled patterns in re."""
+    """Import most of the suite's modules, then forget them; their libraries and compiled regular expressions stay."""
     sys.path[:0] = [str(SUITE), str(SUITE / "tools")]
     for name in SCRIPTS:
         importlib.import_module(name)

@@ -23,8 +23,8 @@ fi
 PATH=$PWD/.venv/bin:$PATH
 export TMPDIR=$PWD/work/tmp # nothing is written outside this folder
 mkdir -p "$TMPDIR"
-export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 # as in run_all.sh: several tests at a time share the cores
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40)) # as in run_all.sh, too: fewer page faults in torch
+# as in run_all.sh: several tests at a time share the cores, and torch keeps its memory
+export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((1 << 40))
 
 unset PYTHONDONTWRITEBYTECODE # or each of some thousand processes compiles the suite's modules for itself
 python3 -m compileall -q common host test tools

@@ -31,7 +31,7 @@ from common.images import image_name
 SEED = 299
 VIEWS = 2  # random crops of each photo to learn from
 BATCH = 4  # photos at a time through the network: fastest on few cores
-CALIBRATION = 4  # every fourth photo sets the BatchNorm statistics, in a quarter of the memory that all would take
+CALIBRATION = 4  # every fourth photo sets the BatchNorm statistics; all 45 at once would take four times the memory
 RIDGE = 4.0  # times the features' mean square: strong enough to miss some photos, so that small changes show
 SPREAD = 10.0  # approximate distance of a photo's class from the others, logits
 NOTE = "demo weights: fitted to a few photos, they cannot classify ImageNet"
@@ -124,7 +124,7 @@ def main() -> int:
 
     import torch
 
-    say(f"making demo weights from {len(images)} photos: half a minute, or more")
+    say(f"making demo weights from {len(images)} photos: about half a minute")
     torch.manual_seed(SEED)
     network = Xception(model.NUM_CLASSES).to(memory_format=torch.channels_last)
     views = load_views(images)

@@ -4,7 +4,7 @@
 Usage:    python3 tools/photo.py PHOTO --om OM [--batch_size 1] [--resize 333] [--aipp] [--device_id 0]
                   [--classes NAMES.txt] [--out photo.html]
 Example:  python3 tools/photo.py cat.jpg --om xception_bs1.om
-          44.47 %  281 tabby
+          47.52 %  281 tabby
           ...
           /home/me/photo.html: cat.jpg, 27,531 bytes
 
